@@ -1,0 +1,40 @@
+# One command each; every target first sets up .venv if it has to, and never twice.
+
+PY := .venv/bin/python
+# Debian keeps the broker in /usr/sbin, Homebrew in its own sbin; neither is on every user's PATH.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check bench compose constraints
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/ready: pyproject.toml constraints.txt scripts/venv.sh
+	@scripts/venv.sh
+	@touch $@
+
+demo: .venv/ready ## twenty devices with bad links learn to read digits over a real broker
+	@$(PY) -m simulator rehearse examples/demo.toml
+
+test: .venv/ready ## every test; ends with what was skipped, and why
+	@mosquitto=$$(command -v mosquitto) && echo "Mosquitto: $$mosquitto, the tests use it" \
+		|| echo "Mosquitto: not found, the tests that need it are skipped (Debian, Ubuntu: apt install mosquitto)"
+	@$(PY) -m pytest
+
+check: .venv/ready ## ruff and mypy
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+bench: .venv/ready ## the benchmarks
+	@if [ -e bench/__main__.py ]; then exec $(PY) -m bench; else echo "There is no benchmark in bench/ yet."; fi
+
+compose: ## the digits run in containers, to its last round; the result is the aggregator's
+	@scripts/compose.sh
+
+constraints: .venv/ready ## pin anew what is installed now, after a change of pyproject.toml
+	@sed -n '/^#/p' constraints.txt > .venv/pins
+	@$(PY) -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f >> .venv/pins
+	@mv .venv/pins constraints.txt && touch .venv/ready
