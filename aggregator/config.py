@@ -1,0 +1,204 @@
+"""The aggregator's settings: one TOML, each key documented with its unit and why that default.
+
+Every key can be overridden from the environment, `FEDMQ__ROUND__REPORT_GOAL=12`. What cannot hold together is refused
+here, before anything starts.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from broker.config import BrokerSettings
+from shared.codecs import CODECS
+from shared.topics import NAME
+
+__all__ = [
+    "EvaluationSettings",
+    "OutputSettings",
+    "RoundSettings",
+    "ServerSettings",
+    "Settings",
+    "StopSettings",
+    "TrainingSettings",
+    "TransferSettings",
+    "Window",
+]
+
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Window(_Section):
+    """A range of seconds, `{ min = 5, max = 60 }`."""
+
+    min: Positive
+    max: Positive
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is over max {self.max:g}")
+        return self
+
+
+class RoundSettings(_Section):
+    """When a round is enough."""
+
+    mode: Literal["sync"] = Field("sync", description="sync: the round waits for its goal, its quorum or its deadline")
+    report_goal: int = Field(ge=1, description="reports that close the round")
+    over_selection: float = Field(1.3, ge=1, le=10, description="invitations per report wanted, to survive drop-outs")
+    quorum: float = Field(0.8, gt=0, le=1, description="least share of the goal that may commit at the deadline")
+    window_s: Window = Field(
+        Window(min=60, max=600), description="reporting window in seconds; within it 1.5 x p95 of the last five rounds"
+    )
+    extensions: int = Field(2, ge=0, le=100, description="times the window grows by half when the quorum is missed")
+    max_staleness: int = Field(0, ge=0, le=0, description="versions an update may lag and still count; sync: 0")
+    max_examples: int | None = Field(None, ge=1, description="cap on the weight one device can claim")
+    lease_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds a device may go without progress before its place is refilled; default: the window",
+    )
+
+    @property
+    def quorum_count(self) -> int:
+        """Reports that may commit at the deadline: ⌈quorum x goal⌉."""
+        return math.ceil(round(self.quorum * self.report_goal, 9))
+
+
+class TrainingSettings(_Section):
+    """What a device is asked to do."""
+
+    algorithm: Literal["fedavg", "fedsgd"] = Field("fedavg", description="fedsgd: one gradient over all its examples")
+    epochs: int | None = Field(None, ge=1, description="passes over a device's data; this or max_steps; default 1")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; this or epochs")
+    max_seconds: float | None = Field(None, gt=0, description="training ends after that many seconds, finished or not")
+    batch_size: int | None = Field(None, ge=1, description="examples a step; unset: full batch")
+    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
+    learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
+    codec: str = Field("float32", description="how updates are encoded")
+    options: dict[str, float | bool | str] = Field({}, description="your own numbers, handed to the task as they are")
+
+    @field_validator("codec")
+    @classmethod
+    def _is_known(cls, codec: str) -> str:
+        if codec not in CODECS:
+            raise ValueError(f"there is no such codec; there are {', '.join(CODECS)}")
+        return codec
+
+    @model_validator(mode="after")
+    def _is_one_measure(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps exclude each other: keep one")
+        if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
+            raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
+        return self
+
+
+class OptimizerSettings(_Section):
+    """How the aggregated delta moves the model."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="1.0 with fedavg: the mean of the models")
+
+
+class ServerSettings(_Section):
+    """How updates combine."""
+
+    rule: Literal["mean"] = "mean"
+    weighting: Literal["examples", "uniform"] = Field("examples", description="examples: by num_examples (n_k/n)")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
+    init_from: Path | None = Field(
+        None, description="warm start from this safetensors file; names must match the model's"
+    )
+
+
+class EvaluationSettings(_Section):
+    """How good the model is."""
+
+    central_every: int = Field(1, ge=0, description="versions between central evaluations; 0: never")
+    federated_every: int = Field(0, ge=0, description="versions between evaluations on devices; 0: never")
+    window_s: float = Field(60, gt=0, description="seconds devices have to evaluate")
+    devices: int = Field(20, ge=1, description="most devices asked for a federated evaluation")
+
+
+class StopSettings(_Section):
+    """When the run is finished: whichever comes first."""
+
+    rounds: int | None = Field(None, ge=1, description="versions to commit")
+    metric: str = Field("accuracy", description="of central evaluation (of federated evaluation when there is none)")
+    at_least: float | None = Field(None, description="finished when the metric reaches it")
+    at_most: float | None = Field(None, description="the same for a metric that falls, such as a loss")
+    patience: int | None = Field(None, ge=1, description="evaluations without a better value of the metric")
+
+    @model_validator(mode="after")
+    def _can_stop(self) -> Self:
+        if self.at_least is not None and self.at_most is not None:
+            raise ValueError("at_least and at_most exclude each other: keep one")
+        return self
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether a smaller metric is better."""
+        return self.at_most is not None or (self.at_least is None and "loss" in self.metric)
+
+
+class TransferSettings(_Section):
+    """How bytes travel."""
+
+    chunk_bytes: int = Field(
+        122_880, ge=4096, le=262_144, description="120 KiB: fastest, and under public brokers' limits"
+    )
+    inline_bytes: int = Field(32_768, ge=0, le=262_144, description="updates up to this travel in the report itself")
+    check_in_interval_s: float = Field(30, gt=0, description="while idle; grows to population / 10 s")
+    reconnect_window_s: float = Field(10, ge=0, description="devices return within this many seconds, spread uniformly")
+    granted_bytes: int = Field(32 * 2**20, ge=262_144, description="chunks asked for and not arrived, over all uploads")
+    granted_chunks: int = Field(500, ge=1, description="the same in chunks: stays under the broker's queue")
+    max_update_bytes: int | None = Field(None, ge=1, description="largest update; default: what the codec gives")
+    messages_per_s: float = Field(
+        5, gt=0, description="of one device, with bursts of ten times that; chunks do not count"
+    )
+
+
+class OutputSettings(_Section):
+    """Where results lie."""
+
+    folder: Path = Field(Path("runs"), description="each run has a folder of its name in it")
+    keep_best: bool = Field(True, description="keep the version with the best metric beside the last")
+
+
+class Settings(_Section):
+    """The whole TOML of a run."""
+
+    task: str = Field(description="module:name of the task")
+    fleet: Name = Field("fleet", description="which devices: a segment of every topic")
+    run: Name | None = Field(None, description="the same name resumes; default: task name and date")
+    seed: int = Field(1, ge=0, lt=2**63, description="decides every bit of a run")
+    broker: BrokerSettings = BrokerSettings()
+    round: RoundSettings
+    training: TrainingSettings = TrainingSettings()
+    server: ServerSettings = ServerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    stop: StopSettings = StopSettings()
+    transfer: TransferSettings = TransferSettings()
+    output: OutputSettings = OutputSettings()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if (
+            self.stop.rounds is None
+            and self.stop.at_least is None
+            and self.stop.at_most is None
+            and (self.stop.patience is None)
+        ):
+            raise ValueError("stop: the run would never end: give rounds, at_least, at_most or patience")
+        if self.transfer.inline_bytes > 65_536:
+            raise ValueError("transfer.inline_bytes: at most 65536, for they live in the journal's rows")
+        return self

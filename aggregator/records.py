@@ -1,0 +1,173 @@
+"""The rows of the journal: what the aggregator has decided, in the order in which it became true.
+
+The model is a function of the configuration and these rows. Rows are plain values: the round machine makes them, the
+journal makes them durable, and a restart reads them back to the same machine.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from shared.errors import Reason
+from shared.messages import Kind, Outcome, WireMetric
+
+__all__ = [
+    "AbandonRecord",
+    "AcceptRecord",
+    "CloseRecord",
+    "CommitRecord",
+    "ConfigRecord",
+    "EpochRecord",
+    "FinishRecord",
+    "LeaseRecord",
+    "OutcomeRecord",
+    "Record",
+    "RoundClock",
+    "RoundRecord",
+    "VoidRecord",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One start of the aggregator. Higher epochs win."""
+
+    epoch: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRecord:
+    """The configuration that holds from `from_version` on; `settings` is its JSON without secrets."""
+
+    digest: str
+    settings: str
+    from_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """A round began to build version `into`."""
+
+    round_id: int
+    into: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """A permission to report once. Durable before its Assignment is published."""
+
+    lease: str
+    device: str
+    round_id: int
+    kind: Kind
+    base_version: int
+    codec: str
+    max_bytes: int
+    work: str = ""
+    """The WorkOrder as JSON, so that a restart can repeat the Assignment to the letter; "" for an evaluation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptRecord:
+    """An update that counts. Folded in `seq` order into the version `into`; one a lease, one a device and base version.
+
+    `data` holds the encoded update when it came inline; otherwise it lies in the file of this lease.
+    """
+
+    seq: int
+    lease: str
+    device: str
+    round_id: int
+    base_version: int
+    into: int
+    weight: float
+    num_examples: int
+    n_steps: int
+    clip_scale: float
+    codec: str
+    size: int
+    sha256: str
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRecord:
+    """The final outcome of a lease that was not accepted, or of an evaluation. Durable before its receipt is sent."""
+
+    lease: str
+    outcome: Outcome
+    reason: Reason | None = None
+    detail: str = ""
+    num_examples: int = 0
+    metrics: tuple[tuple[str, WireMetric], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRecord:
+    """No later ACCEPT counts for `into`; `last_seq` is the last that does, 0 if none."""
+
+    into: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRecord:
+    """Version `version` is durable; `digest` names it on the wire. `metrics` are those of central evaluation."""
+
+    version: int
+    round_id: int
+    digest: str
+    metrics: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbandonRecord:
+    """The round ended without a version; what it accepted goes on to the next round."""
+
+    round_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoidRecord:
+    """The operator threw away what was accepted for `into`."""
+
+    into: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishRecord:
+    """The run has ended: `rounds`, `metric`, `patience` or `operator`."""
+
+    cause: str
+
+
+Record: TypeAlias = (
+    EpochRecord
+    | ConfigRecord
+    | RoundRecord
+    | LeaseRecord
+    | AcceptRecord
+    | OutcomeRecord
+    | CloseRecord
+    | CommitRecord
+    | AbandonRecord
+    | VoidRecord
+    | FinishRecord
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundClock:
+    """Where the timers stood, stored at least every 5 s; not part of the chain, for it decides no bit of the model.
+
+    Args:
+        round_id: whose timers these are.
+        left_s: of the reporting window when stored.
+        n_extensions: how often the window has grown.
+        wall_s: Unix time when stored; left = clamp(left_s - elapsed, 0, left_s).
+    """
+
+    round_id: int
+    left_s: float
+    n_extensions: int
+    wall_s: float

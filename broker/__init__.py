@@ -1,0 +1,1 @@
+"""The broker floor: reaching one, and running one. Knows nothing of learning."""

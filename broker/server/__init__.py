@@ -1,0 +1,1 @@
+"""Running a broker: Mosquitto, the embedded one, and a link that is as bad as it is told to be."""

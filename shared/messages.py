@@ -1,0 +1,334 @@
+"""The frozen wire messages.
+
+Strict: a bool is no int, a string no number. Unknown keys are ignored within a major version, so that a newer peer may
+say more. Bounds here are those of the protocol, not of one run. Every message from the aggregator carries `epoch`:
+devices ignore a lower one than the highest they have seen.
+
+Not here: bytes (`wire.py`), who may send what (`topics.py`).
+"""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from shared.errors import Reason
+from shared.task import Metric, Ratio
+
+__all__ = [
+    "MAX_GRANT_RANGES",
+    "MAX_HOLDS",
+    "PROTOCOL_VERSION",
+    "Action",
+    "AggregatorStatus",
+    "Assignment",
+    "CheckIn",
+    "Control",
+    "DeviceStatus",
+    "Fleet",
+    "Holding",
+    "Kind",
+    "ModelRef",
+    "Outcome",
+    "Receipt",
+    "Report",
+    "Reported",
+    "RetryWindow",
+    "Round",
+    "RoundOutcome",
+    "RoundState",
+    "WireMessage",
+    "WireMetric",
+    "WorkOrder",
+    "metric",
+]
+
+PROTOCOL_VERSION: Final = 1
+MAX_HOLDS = 16
+MAX_GRANT_RANGES = 32
+MAX_EXAMPLES = 2**53 - 1
+"""A count that every language's number type holds exactly."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+LeaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+ChunkBytes = Annotated[int, Field(ge=4096, le=262_144)]
+Word = Annotated[str, Field(max_length=64)]
+Text = Annotated[str, Field(max_length=256)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# On the wire an enum is a string and a pair an array: these alone are converted.
+_Lax = Strict(False)
+WireReason = Annotated[Reason, _Lax]
+
+
+class Kind(StrEnum):
+    """What a lease is for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Reported(StrEnum):
+    """What a device says it did."""
+
+    TRAINED = "trained"
+    EVALUATED = "evaluated"
+    FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """What became of a report. All are final but `need` (a grant) and `busy` (paused: keep it, ask later)."""
+
+    ACCEPTED = "accepted"
+    DISCARDED = "discarded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    NEED = "need"
+    BUSY = "busy"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the device may forget the lease."""
+        return self not in (Outcome.NEED, Outcome.BUSY)
+
+
+class RoundOutcome(StrEnum):
+    """How the last round ended."""
+
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+
+
+class RoundState(StrEnum):
+    """Whether work is given out."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    FINISHED = "finished"
+
+
+class Action(StrEnum):
+    """What a Control message asks for."""
+
+    CANCEL = "cancel"
+    COME_BACK = "come_back"
+    UPGRADE = "upgrade"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class WireMessage(_Part):
+    """A whole message: a map with the major version in it."""
+
+    v: Literal[1] = PROTOCOL_VERSION
+    max_message_bytes: ClassVar[int] = 4096
+    """Cap of the map without `data`."""
+
+
+class RetryWindow(_Part):
+    """When to check in again, in seconds from now; draw uniformly."""
+
+    min: Seconds
+    max: Seconds
+
+
+class ModelRef(_Part):
+    """A model by its name, the sha-256 of its index."""
+
+    version: Count
+    digest: Digest
+    index_bytes: Annotated[int, Field(ge=1, le=4 * 2**20)]
+    chunk_bytes: ChunkBytes
+
+
+class Fleet(WireMessage):
+    """Limits that hold for everybody, and which run is served."""
+
+    epoch: Count
+    run: Name
+    chunk_bytes: ChunkBytes
+    inline_bytes: Annotated[int, Field(ge=0, le=262_144)]
+    check_in_interval_s: Seconds
+    reconnect_window_s: Seconds
+    codecs: Annotated[list[Word], Field(max_length=32)]
+
+
+class Round(WireMessage):
+    """The round manifest. `round` is the one under way, `outcome` that of the one before."""
+
+    epoch: Count
+    run: Name
+    round: Count
+    outcome: Annotated[RoundOutcome, _Lax] | None = None
+    state: Annotated[RoundState, _Lax]
+    model: ModelRef
+    report_goal: Count
+
+
+class Holding(_Part):
+    """A lease a device still has, and its run."""
+
+    lease: LeaseId
+    run: Name
+
+
+class CheckIn(WireMessage):
+    """A device is there and says whether it may work; `refusal` is None exactly when it is eligible."""
+
+    run: Name | None = None
+    spec: Digest | None = None
+    boot: Word
+    connection: Count
+    protocols: Annotated[list[Count], Field(min_length=1, max_length=8)]
+    codecs: Annotated[list[Word], Field(max_length=32)]
+    num_examples: Count | None = None
+    memory_bytes: Count | None = None
+    conditions: Annotated[dict[Word, bool | float | Text], Field(max_length=32)] = {}
+    refusal: WireReason | None = None
+    detail: Text = ""
+    holds: Annotated[list[Holding], Field(max_length=MAX_HOLDS)] = []
+    missing: Digest | None = None
+
+    @property
+    def is_eligible(self) -> bool:
+        """Whether the device itself says it may take part now."""
+        return self.refusal is None
+
+
+class WorkOrder(_Part):
+    """What of `Work` crosses the wire."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    algorithm: Word
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
+    learning_rate: Finite
+    options: Annotated[dict[Word, bool | Finite | Text], Field(max_length=64)] = {}
+
+
+class Assignment(WireMessage):
+    """Train (or evaluate) this version, with this work, until then. `work` is None exactly for an evaluation."""
+
+    epoch: Count
+    lease: LeaseId
+    run: Name
+    round: Count
+    kind: Annotated[Kind, _Lax]
+    model: ModelRef
+    work: WorkOrder | None = None
+    codec: Word
+    codec_seed: Annotated[int, Field(ge=0, lt=2**63)]
+    max_bytes: Count
+    seconds_left: Seconds
+    max_seconds: Seconds | None = None
+    status_every_s: Seconds
+
+
+WireMetric = Finite | Annotated[tuple[Finite, Finite], _Lax]
+"""A float, or a ratio as [numerator, denominator]."""
+
+
+class Report(WireMessage):
+    """What a device did under a lease: the update itself (`data`), the offer of it (`chunk_bytes`), or neither."""
+
+    lease: LeaseId
+    run: Name
+    outcome: Annotated[Reported, _Lax]
+    error: Text = ""
+    codec: Word = ""
+    num_examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
+    n_steps: Count = 0
+    train_seconds: Seconds = 0.0
+    metrics: Annotated[dict[Word, WireMetric], Field(max_length=64)] = {}
+    size: Count | None = None
+    sha256: Digest | None = None
+    data: bytes | None = None
+    chunk_bytes: ChunkBytes | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.outcome is Reported.FAILED:
+            return self
+        if self.num_examples is None:
+            raise ValueError("num_examples is missing")
+        if self.outcome is Reported.TRAINED:
+            if self.size is None or self.sha256 is None or not self.codec:
+                raise ValueError("a trained report has codec, size and sha256")
+            if (self.data is None) == (self.chunk_bytes is None):
+                raise ValueError("a trained report has data, or chunk_bytes, not both")
+        return self
+
+
+class Receipt(WireMessage):
+    """A grant (`need`), a wait (`busy`), or the final outcome of a lease."""
+
+    epoch: Count
+    lease: LeaseId
+    run: Name
+    outcome: Annotated[Outcome, _Lax]
+    reason: WireReason | None = None
+    detail: Text = ""
+    staleness: Count = 0
+    repeat: bool = False
+    need: Annotated[list[Annotated[tuple[Count, Count], _Lax]], Field(max_length=MAX_GRANT_RANGES)] = []
+    """Granted chunks, both ends included."""
+    retry_s: RetryWindow | None = None
+
+
+class Control(WireMessage):
+    """Cancel a lease, come back later, upgrade."""
+
+    epoch: Count
+    action: Annotated[Action, _Lax]
+    lease: LeaseId | None = None
+    retry_s: RetryWindow | None = None
+    reason: WireReason | None = None
+    detail: Text = ""
+
+
+class DeviceStatus(WireMessage):
+    """JSON: what a device does, for people and for selection."""
+
+    max_message_bytes: ClassVar[int] = 1024
+
+    online: bool
+    boot: Word
+    connection: Count
+    phase: Word = ""
+    round: Count | None = None
+    lease: LeaseId | None = None
+    progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    refusal: WireReason | None = None
+    detail: Text = ""
+    conditions: Annotated[dict[Word, bool | float | Text], Field(max_length=16)] = {}
+
+
+class AggregatorStatus(WireMessage):
+    """JSON, at most once a second: what `watch` shows."""
+
+    online: bool
+    epoch: Count
+    instance: Word
+    run: Name
+    round: Count = 0
+    version: Count = 0
+    phase: Word = ""
+    causes: Annotated[list[Text], Field(max_length=8)] = []
+    have: Count = 0
+    need: Count = 0
+    goal: Count = 0
+    states: Annotated[dict[Word, Count], Field(max_length=16)] = {}
+    population: Annotated[dict[Word, Count], Field(max_length=16)] = {}
+    seconds_left: Seconds | None = None
+    metrics: Annotated[dict[Word, Finite], Field(max_length=32)] = {}
+
+
+def metric(value: WireMetric) -> Metric:
+    """Return a wire metric as the task's own type."""
+    return Ratio(*value) if isinstance(value, tuple) else value

@@ -1,0 +1,242 @@
+"""The model as one flat float32 vector with names.
+
+A `ParameterSpec` maps names to slices of the vector. Floating arrays of any dtype travel as float32 and return as they
+were; two names for the same memory are tied and travel once; integer arrays do not travel.
+
+The sign is defined here and nowhere else: `delta = trained - received`, so that `parameters + rate * delta` moves
+forward; a gradient g of the loss counts as the delta -g.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ConfigError, PeerError, Reason
+from shared.task import Arrays, Initial, Trained
+
+__all__ = ["Entry", "ParameterSpec", "Role", "Vector", "constants_of", "delta_of"]
+
+Vector = NDArray[np.float32]
+
+
+class Role(StrEnum):
+    """What the server does with an entry."""
+
+    TRAINABLE = "trainable"  # stepped by the server optimizer
+    BUFFER = "buffer"  # averaged, never stepped: a running variance must not go negative
+    AUXILIARY = "auxiliary"  # travels beside the model, with a rule of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One array of the model.
+
+    Args:
+        names: its own name, then those tied to it.
+        shape: () for a scalar.
+        dtype: the dtype it has in the user's hands, "float32", "float64" or "float16".
+        role: what the server does with it.
+        start: offset of its first value in the flat vector.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def slice(self) -> slice:
+        """Where it lies in the flat vector."""
+        return slice(self.start, self.start + self.size)
+
+    def __str__(self) -> str:
+        return f"{'='.join(self.names)} {self.dtype}{list(self.shape)} {self.role}"
+
+
+# eq without slots: cached_property needs a __dict__
+@dataclass(frozen=True)
+class ParameterSpec:
+    """Names, shapes, dtypes and roles of a model, in the order of the flat vector."""
+
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, initial: Initial) -> "ParameterSpec":
+        """Read the spec off a model.
+
+        Raises:
+            ConfigError: no floating array at all, a buffer that is none of the names, or an entry that is no array.
+        """
+        unknown = initial.buffers - initial.parameters.keys()
+        if unknown:
+            raise ConfigError(f"buffers name {sorted(unknown)}, which initial_parameters does not return")
+        entries: list[Entry] = []
+        seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], str], int] = {}
+        start = 0
+        for name, array in initial.parameters.items():
+            if not isinstance(array, np.ndarray):
+                raise ConfigError(f"parameter {name!r} is a {type(array).__name__}, not a numpy array")
+            if array.dtype.kind in "iub":
+                continue
+            if array.dtype not in (np.float16, np.float32, np.float64):
+                raise ConfigError(f"parameter {name!r} has dtype {array.dtype}; floats of 16, 32 or 64 bits travel")
+            memory = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str)
+            if array.size and memory in seen:
+                tied = entries[seen[memory]]
+                entries[seen[memory]] = Entry(
+                    names=(*tied.names, name), shape=tied.shape, dtype=tied.dtype, role=tied.role, start=tied.start
+                )
+                continue
+            seen[memory] = len(entries)
+            role = Role.BUFFER if name in initial.buffers else Role.TRAINABLE
+            entry = Entry(names=(name,), shape=array.shape, dtype=array.dtype.name, role=role, start=start)
+            entries.append(entry)
+            start += entry.size
+        if not start:
+            raise ConfigError("the model has no floating parameter to learn")
+        return cls(tuple(entries))
+
+    @cached_property
+    def n_params(self) -> int:
+        """Length of the flat vector."""
+        return self.entries[-1].start + self.entries[-1].size
+
+    @cached_property
+    def digest(self) -> str:
+        """Return what two sides compare: the sha-256 of the spec as it travels."""
+        return hashlib.sha256(msgpack.packb(self.to_wire())).hexdigest()
+
+    @cached_property
+    def is_trainable(self) -> NDArray[np.bool_]:
+        """Mask of what the server optimizer steps: (n_params,) bool."""
+        mask = np.zeros(self.n_params, dtype=np.bool_)
+        for entry in self.entries:
+            mask[entry.slice] = entry.role is Role.TRAINABLE
+        return mask
+
+    def flatten(self, arrays: Arrays) -> Vector:
+        """Return the arrays as one new vector: (n_params,) float32.
+
+        Raises:
+            PeerError: a name is missing, or a shape differs (`result`).
+        """
+        vector = np.empty(self.n_params, dtype=np.float32)
+        for entry in self.entries:
+            array = next((arrays[name] for name in entry.names if name in arrays), None)
+            if array is None:
+                raise PeerError(Reason.RESULT, f"{entry.names[0]!r} is missing")
+            array = np.asarray(array)
+            if array.shape != entry.shape or array.dtype.kind not in "fiub":
+                raise PeerError(
+                    Reason.RESULT, f"{entry.names[0]!r} is {array.dtype}{list(array.shape)}, expected {entry}"
+                )
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as not finite
+                vector[entry.slice] = array.ravel()
+        return vector
+
+    def unflatten(self, vector: Vector) -> dict[str, NDArray[Any]]:
+        """Return named arrays of their own shape and dtype; tied names share one array.
+
+        The arrays are copies: what a task does to them stays with the task.
+
+        Args:
+            vector: (n_params,) float32.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        for entry in self.entries:
+            array = vector[entry.slice].reshape(entry.shape).astype(entry.dtype)
+            arrays.update(dict.fromkeys(entry.names, array))
+        return arrays
+
+    def difference(self, other: "ParameterSpec") -> str:
+        """Return the first parameter in which two specs differ, in words; "" when they are equal."""
+        for ours, theirs in zip(self.entries, other.entries, strict=False):
+            if ours != theirs:
+                return f"{ours} here, {theirs} there"
+        if len(self.entries) == len(other.entries):
+            return ""
+        longer = max(self.entries, other.entries, key=len)
+        where = "here" if longer is self.entries else "there"
+        return f"{longer[min(len(self.entries), len(other.entries))]} only {where}"
+
+    def to_wire(self) -> list[list[Any]]:
+        """Return one [names, shape, dtype, role] an entry; offsets follow from the order."""
+        return [[list(e.names), list(e.shape), e.dtype, str(e.role)] for e in self.entries]
+
+    @classmethod
+    def from_wire(cls, rows: object) -> "ParameterSpec":
+        """Read what `to_wire` wrote.
+
+        Raises:
+            PeerError: it is not of that form (`fields`).
+        """
+        entries: list[Entry] = []
+        start = 0
+        try:
+            if not isinstance(rows, list) or not rows:
+                raise ValueError("no entries")
+            for names, shape, dtype, role in rows:
+                if not (names and all(type(n) is str for n in names) and all(type(n) is int and n >= 0 for n in shape)):
+                    raise ValueError("names and shapes")
+                if dtype not in ("float16", "float32", "float64"):
+                    raise ValueError(f"dtype {dtype!r}")
+                entry = Entry(names=tuple(names), shape=tuple(shape), dtype=dtype, role=Role(role), start=start)
+                entries.append(entry)
+                start += entry.size
+            if not start:
+                raise ValueError("no values")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PeerError(Reason.FIELDS, f"spec: {error}") from error
+        return cls(tuple(entries))
+
+
+def constants_of(initial: Initial) -> Mapping[str, NDArray[Any]]:
+    """Return the integer arrays of a model: they stay the server's and are written beside it."""
+    return {name: array for name, array in initial.parameters.items() if array.dtype.kind in "iub"}
+
+
+def delta_of(trained: Trained, received: Vector, spec: ParameterSpec) -> Vector:
+    """Return what a client's work adds to the model: (n_params,) float32, finite.
+
+    For parameters: trained - received. For a gradient: -gradient in the trainables; entries it does not name, such as
+    buffers, do not move.
+
+    Args:
+        trained: what the task returned.
+        received: (n_params,) float32, what it was given.
+        spec: of the model.
+
+    Raises:
+        PeerError: a name or shape is wrong, neither or both of parameters and gradient are given, or
+            `num_examples` is below 1 (`result`); a value is NaN or Inf (`not_finite`).
+    """
+    if (trained.parameters is None) == (trained.gradient is None):
+        raise PeerError(Reason.RESULT, "a task returns exactly one of parameters and gradient")
+    if type(trained.num_examples) is not int or trained.num_examples < 1:
+        raise PeerError(Reason.RESULT, f"num_examples is {trained.num_examples!r}, it must be an int of at least 1")
+    if trained.parameters is not None:
+        delta = spec.flatten(trained.parameters)
+        delta -= received
+    else:
+        assert trained.gradient is not None
+        zeros = {e.names[0]: np.zeros(e.shape, np.float32) for e in spec.entries if e.role is not Role.TRAINABLE}
+        delta = spec.flatten({**zeros, **trained.gradient})
+        np.negative(delta, out=delta)
+    # one pass: a NaN or Inf anywhere makes the sum of squares not finite
+    if not np.isfinite(np.dot(delta, delta)) and not np.isfinite(delta).all():
+        name = next(e.names[0] for e in spec.entries if not np.isfinite(delta[e.slice]).all())
+        raise PeerError(Reason.NOT_FINITE, f"{name!r} has NaN or Inf after training")
+    return delta

@@ -1,0 +1,229 @@
+"""What a user writes: one stateless task, and what it is given and gives back.
+
+A task may be dropped and rebuilt between calls, in another process or on another machine: it keeps nothing in itself.
+It never reads a clock, a socket or a cancel flag; one `progress` call does all three. *Device* is the hardware and its
+id on the wire; *client* is what a task is told.
+
+Not here: PyTorch (`torch_task.py`), the flat vector (`parameters.py`).
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NewType, Protocol, TypeAlias, cast
+
+from numpy.typing import NDArray
+
+from shared.errors import ConfigError
+
+__all__ = [
+    "Arrays",
+    "Client",
+    "ClientId",
+    "Evaluated",
+    "Initial",
+    "Metric",
+    "Progress",
+    "Ratio",
+    "Task",
+    "Trained",
+    "TrainingCancelled",
+    "Work",
+    "load_task",
+]
+
+ClientId = NewType("ClientId", str)
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Named arrays, names as in a `state_dict`."""
+
+
+class Ratio(NamedTuple):
+    """A metric that is summed over batches and clients, then divided.
+
+    Exact for accuracy, sensitivity or bits a character, where a mean of per-client ratios is wrong.
+    """
+
+    numerator: float
+    denominator: float
+
+
+Metric: TypeAlias = float | Ratio
+"""A plain float is averaged over clients, weighted by `num_examples`."""
+
+
+class TrainingCancelled(BaseException):
+    """Raised by `progress` when nobody wants the result any more. A task lets it pass."""
+
+
+class Progress(Protocol):
+    """Call it after each batch; the one place where a task meets time and cancelling."""
+
+    def __call__(self, steps_done: int, n_steps: int, **metrics: float) -> bool:
+        """Say how far training is.
+
+        Returns:
+            False when the time is up: return what you have.
+
+        Raises:
+            TrainingCancelled: let it pass.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Whose data it is. Hashable, so `functools.cache` works on a loader.
+
+    Args:
+        id: the device's id on the wire.
+        data: the folder or file given as `--data`.
+        partition: (i, n) in a rehearsal or simulation, None on a real device.
+    """
+
+    id: ClientId
+    data: Path | None = None
+    partition: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One assignment, decoded.
+
+    Args:
+        round_id: which round asks.
+        seed: from (run seed, round, client): the only randomness there is.
+        algorithm: "fedavg" or "fedsgd".
+        epochs: passes over the data; this or `max_steps`.
+        max_steps: optimizer steps; this or `epochs`.
+        max_seconds: when they are over, `progress` returns False; None: no limit.
+        batch_size: examples a step; None: full batch.
+        learning_rate: of the client optimizer, schedule already applied.
+        options: the user's own numbers, `[training.options]`.
+        state: what this client returned last and had accepted; {} at first.
+        auxiliary: what the server sends beside the model, such as a control variate.
+        progress: to be called after each batch.
+    """
+
+    round_id: int
+    seed: int
+    algorithm: str
+    epochs: int | None
+    max_steps: int | None
+    max_seconds: float | None
+    batch_size: int | None
+    learning_rate: float
+    options: Mapping[str, float | str | bool]
+    state: Arrays
+    auxiliary: Arrays
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a client learned: exactly one of `parameters` and `gradient`.
+
+    Args:
+        parameters: after training; the client takes the delta.
+        gradient: of the mean loss over all of the client's examples, for "fedsgd".
+        num_examples: the weight of this update, >= 1.
+        n_steps: optimizer steps taken.
+        metrics: of training.
+        state: kept on this client, current once the update is accepted.
+        auxiliary: goes back beside the update.
+    """
+
+    parameters: Arrays | None = None
+    gradient: Arrays | None = None
+    num_examples: int
+    n_steps: int
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
+    auxiliary: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Metrics of one model on one client's data, or on the server's."""
+
+    num_examples: int
+    metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """The model before the first round.
+
+    Args:
+        parameters: every entry of the model, names as in a `state_dict`. Two names for the same memory are tied and
+            travel once; integer arrays stay the server's.
+        buffers: names that are averaged but never stepped by the server optimizer, such as running statistics.
+    """
+
+    parameters: Arrays
+    buffers: frozenset[str] = frozenset()
+
+
+class Task(Protocol):
+    """One learning problem. Stateless; data is loaded lazily, for the client it is told to be."""
+
+    def initial_parameters(self, seed: int) -> Initial:
+        """Return the model before the first round; names, shapes and dtypes must not depend on `seed`."""
+
+    def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+        """Train from `parameters` on the client's own data."""
+
+    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
+        """Evaluate on the client's data; `client` None: centrally, on the aggregator. None: no data here."""
+
+
+_METHODS = ("initial_parameters", "train", "evaluate")
+
+
+def load_task(spec: str, folder: Path) -> Task:
+    """Import a task.
+
+    Args:
+        spec: "module:name", where name is a Task or a callable without arguments that returns one.
+        folder: where the module is looked for first (the TOML's folder); then come the current folder and what is
+            installed.
+
+    Raises:
+        ConfigError: the string is not of that form, the import fails, or what it names is no task.
+    """
+    module_name, colon, name = spec.partition(":")
+    if not (colon and module_name and name):
+        raise ConfigError(f"task {spec!r} is not of the form 'module:name'", hint="for example examples.digits:task")
+    for place in (Path.cwd(), folder.resolve()):  # the last one inserted is searched first
+        if str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        cause = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"task {spec!r}: importing {module_name!r} failed with {cause}",
+            hint=f"looked in {folder.resolve()}, in {Path.cwd()} and among the installed packages",
+        ) from error
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        public = ", ".join(sorted(n for n in vars(importlib.import_module(module_name)) if not n.startswith("_")))
+        raise ConfigError(f"task {spec!r}: {module_name!r} has no {name!r}", hint=f"it has: {public}") from error
+    if not _is_task(found) and callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(f"task {spec!r}: calling {name}() failed with {type(error).__name__}: {error}") from error
+    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    if missing or isinstance(found, type):
+        raise ConfigError(
+            f"task {spec!r} is a {type(found).__name__} without {', '.join(missing) or 'being an instance'}",
+            hint=f"a task has the methods {', '.join(_METHODS)}",
+        )
+    return cast(Task, found)
+
+
+def _is_task(found: object) -> bool:
+    return not isinstance(found, type) and all(callable(getattr(found, method, None)) for method in _METHODS)
