@@ -1,9 +1,16 @@
-"""What every test gets: an environment without FedMQ's own variables, and Hypothesis without a stopwatch."""
+"""What every test gets: an environment without FedMQ's own variables, and Hypothesis without a stopwatch.
 
+Asynchronous tests marked `virtual_time` run on a loop whose clock jumps; all of `tests/integration` do.
+"""
+
+import asyncio
 import os
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import settings
+
+from simulator.virtual_time import VirtualTimeLoop
 
 # A shared build machine stalls now and then: that is no failure. pytest-timeout ends what really hangs.
 settings.register_profile("fedmq", deadline=None)
@@ -16,3 +23,17 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("FEDMQ__"):
             monkeypatch.delenv(name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what our own marker means."""
+    config.addinivalue_line("markers", "virtual_time: runs on an event loop whose clock jumps to the next timer")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Choose the event loop of a test."""
+    if item.get_closest_marker("virtual_time") or (config.rootpath / "tests" / "integration") in item.path.parents:
+        return {"virtual": VirtualTimeLoop}
+    return {"real": asyncio.new_event_loop}

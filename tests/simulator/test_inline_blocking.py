@@ -1,0 +1,94 @@
+import asyncio
+from random import Random
+
+import pytest
+
+from shared.blocking import Lane
+from shared.task import TrainingCancelled
+from simulator.inline_blocking import InlineBlocking
+
+pytestmark = pytest.mark.virtual_time
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_result_comes_after_a_delay_of_its_lane() -> None:
+    """Work takes virtual time within the range of its lane."""
+    run = InlineBlocking(Random(1), {Lane.TRAINING: (20.0, 30.0)})
+    assert await run(Lane.TRAINING, lambda: "trained") == "trained"
+    assert 20.0 <= _now() <= 30.0
+
+
+async def test_error_comes_out_of_the_call() -> None:
+    """What the work raises, cancelled training included, its caller meets."""
+    run = InlineBlocking(Random(1))
+
+    def cancelled() -> None:
+        raise TrainingCancelled
+
+    with pytest.raises(ZeroDivisionError):
+        await run(Lane.COMPUTE, lambda: 1 / 0)
+    with pytest.raises(TrainingCancelled):
+        await run(Lane.TRAINING, cancelled)
+
+
+async def test_lane_keeps_its_order_and_lanes_overlap() -> None:
+    """Pieces of one lane run one after the other; another lane does not wait for them."""
+    run = InlineBlocking(Random(1), {Lane.DISK: (1.0, 3.0), Lane.JOURNAL: (0.1, 0.2)})
+    done: list[str] = []
+
+    async def work(lane: Lane, name: str) -> None:
+        await run(lane, lambda: done.append(name))
+
+    async with asyncio.TaskGroup() as group:
+        for name in "abc":
+            group.create_task(work(Lane.DISK, name))
+        group.create_task(work(Lane.JOURNAL, "other"))
+    assert [name for name in done if name != "other"] == ["a", "b", "c"]
+    assert done[0] == "other" or done[1] == "other"
+    assert 3.0 <= _now() <= 9.0
+
+
+async def test_caller_that_is_cancelled_leaves_the_work_to_its_end() -> None:
+    """Cancelling stops the waiting, not the work, and what queued behind it still runs."""
+    run = InlineBlocking(Random(1), {Lane.DISK: (1.0, 1.0)})
+    done: list[int] = []
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.0):
+            await run(Lane.DISK, lambda: done.append(1))
+    await run(Lane.DISK, lambda: done.append(2))
+    assert done == [1, 2]
+    assert _now() == 2.0
+
+
+async def test_crash_falls_before_or_after_the_work() -> None:
+    """Closing in the middle of a piece's time finds it done for some seeds and not done for others; no later one is."""
+    outcomes = set()
+    for seed in range(20):
+        run = InlineBlocking(Random(seed), {Lane.JOURNAL: (1.0, 1.0)})
+        done: list[int] = []
+
+        async def write(number: int, run: InlineBlocking = run, done: list[int] = done) -> None:
+            await run(Lane.JOURNAL, lambda: done.append(number))
+
+        process = asyncio.gather(write(1), write(2))
+        await asyncio.sleep(0.5)
+        process.cancel()
+        run.close()
+        await asyncio.sleep(5.0)
+        outcomes.add(tuple(done))
+    assert outcomes == {(), (1,)}
+
+
+async def test_same_seed_takes_the_same_time() -> None:
+    """Delays are a function of the random source alone."""
+    times = []
+    for _ in range(2):
+        run = InlineBlocking(Random(7))
+        begun = _now()
+        for _ in range(5):
+            await run(Lane.DISK, int)
+        times.append(_now() - begun)
+    assert times[0] == pytest.approx(times[1])
