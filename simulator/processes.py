@@ -1,0 +1,123 @@
+"""Child processes of a rehearsal: started on a leash, logged to files, and never left behind.
+
+Each child leads a process group of its own, so that Ctrl-C on the terminal reaches the rehearsal alone, which then
+ends its children in its own order. A child that ends by itself with an error is reported with the tail of its log.
+
+Not here: what the children do, and which of them may end.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shared.errors import FederationError
+from simulator.leash import GRACE_S
+
+__all__ = ["Child", "child_process", "stop"]
+
+TAIL_LINES = 15
+"""Of a log, shown when its process failed."""
+TAIL_BYTES = 16_384
+
+
+class Child:
+    """A running child. Made by `child_process`, which also ends it."""
+
+    def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.log = log
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Of the child, and of its process group."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the child and to whatever it started; nothing when they are gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    async def ended(self) -> int:
+        """Wait for its end and return the exit code; minus the signal's number when one ended it."""
+        return await self._process.wait()
+
+    async def succeeded(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            FederationError: its exit code was not 0.
+        """
+        code = await self.ended()
+        if code != 0:
+            raise FederationError(self.failure(code))
+
+    def failure(self, code: int) -> str:
+        """Return what to tell the operator about an end with this code."""
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{self.name} {how}; the end of {self.log}:\n" + "\n".join(f"  {line}" for line in _tail(self.log))
+
+
+@asynccontextmanager
+async def child_process(
+    name: str, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Child]:
+    """Run `python -m module` on a leash; leaving the context ends it.
+
+    Args:
+        name: what to call it.
+        module: that is run, with our own interpreter.
+        arguments: of its command line.
+        log: where its standard output and error go.
+        environment: variables on top of our own.
+    """
+    command = [sys.executable, "-m", "simulator.leash", module, *arguments]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    child = Child(name, log, process)
+    try:
+        yield child
+    finally:
+        await stop(child)
+
+
+async def stop(*children: Child, grace_s: float = GRACE_S) -> None:
+    """End children: SIGTERM to all, and SIGKILL after `grace_s` seconds to those who did not listen."""
+    for child in children:
+        if child.is_running:
+            child.send(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(grace_s):
+            for child in children:
+                await child.ended()
+    except TimeoutError:
+        pass
+    finally:
+        for child in children:
+            if child.is_running:  # never by the id of what has ended: it may be another's by now
+                child.send(signal.SIGKILL)
+    for child in children:
+        await child.ended()
+
+
+def _tail(log: Path) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
