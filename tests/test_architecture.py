@@ -159,5 +159,5 @@ def test_neither_side_loads_torch(package: str) -> None:
         "        importlib.import_module(module.name)\n"
         "print(*sorted({'torch', 'matplotlib', 'sklearn', 'amqtt'} & sys.modules.keys()))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert loaded.stdout.split() == []
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (loaded.stderr, loaded.stdout.split()) == ("", [])
