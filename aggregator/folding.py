@@ -1,0 +1,92 @@
+"""An encoded update, block by block: is it believable in form, and into the sum with it.
+
+An update is decoded 128 KiB at a time from memory or from its mapped file, so that folding needs no memory of an
+update's size. Both functions take milliseconds a megabyte: run them off the event loop.
+
+Not here: the sum itself (`rules.py`), the order of folding (`round_machine.py`), the bytes on disk (`part_files.py`).
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.rules import BLOCK_PARAMS, AggregationRule, RuleState
+from shared.codecs import Codec
+from shared.errors import PeerError, Reason
+
+__all__ = ["blocks_of", "fold", "verify"]
+
+Bytes = bytes | bytearray | memoryview
+
+
+def blocks_of(codec: Codec, data: Bytes, n_params: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield an update as (offset, (at most BLOCK_PARAMS,) float32); the blocks may be views of `data`.
+
+    Args:
+        codec: it was encoded with.
+        data: the encoded update.
+        n_params: of the run's own spec, never of the wire.
+
+    Raises:
+        PeerError: `data` has not the length of `n_params` (`length`).
+    """
+    expected = codec.encoded_bytes(n_params)
+    if len(data) != expected:
+        raise PeerError(Reason.LENGTH, f"{len(data)} bytes of {codec.name}, {expected} are {n_params} values")
+    view = memoryview(data)
+    for start in range(0, n_params, BLOCK_PARAMS):
+        stop = min(start + BLOCK_PARAMS, n_params)
+        first, last = codec.block_range(start, stop)
+        yield start, codec.decode(view[first:last], stop - start)
+
+
+def verify(codec: Codec, data: Bytes, n_params: int, *, max_norm: float | None = None) -> float:
+    """Return the 2-norm of an update, or refuse it.
+
+    Args:
+        codec: it was encoded with.
+        data: the encoded update.
+        n_params: of the run's own spec.
+        max_norm: largest norm that is accepted; None: any that is finite.
+
+    Raises:
+        PeerError: `length`, `not_finite` or `norm`.
+    """
+    squares = 0.0
+    scratch = np.empty(min(BLOCK_PARAMS, n_params), dtype=np.float64)
+    for _, block in blocks_of(codec, data, n_params):
+        wide = scratch[: len(block)]
+        wide[:] = block
+        # no square of a finite float32 overflows a float64, so the sum is finite exactly when every value is
+        with np.errstate(all="ignore"):
+            squares += float(np.dot(wide, wide))
+        if not math.isfinite(squares):
+            raise PeerError(Reason.NOT_FINITE, "the update has NaN or Inf")
+    norm = math.sqrt(squares)
+    if max_norm is not None and norm > max_norm:
+        raise PeerError(Reason.NORM, f"norm {norm:.6g} is over {max_norm:g}")
+    return norm
+
+
+def fold(
+    rule: AggregationRule,
+    state: RuleState,
+    codec: Codec,
+    data: Bytes,
+    *,
+    weight: float,
+    clip_scale: float = 1.0,
+) -> None:
+    """Add an accepted update to what a rule has summed up.
+
+    Args:
+        rule: that made `state`.
+        state: changed in place.
+        codec: the update was encoded with.
+        data: the encoded update, as it was verified.
+        weight: what it counts against the others.
+        clip_scale: factor on the update itself.
+    """
+    rule.accumulate(state, blocks_of(codec, data, len(state.total)), weight, scale=clip_scale)
