@@ -40,20 +40,27 @@ S = TypeVar("S", bound=BaseModel)
 Key = tuple[str, ...]
 
 
-def load_settings(kind: type[S], path: Path | None, overrides: Mapping[str, Any] = MappingProxyType({})) -> S:
+def load_settings(
+    kind: type[S],
+    path: Path | None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    with_environment: bool = True,
+) -> S:
     """Return the settings that a file, the environment and options make together; the later wins.
 
     Args:
         kind: a frozen model with `extra="forbid"`; the `ValueError` of a validator is shown to the user as it is.
         path: the TOML; None: there is no file.
         overrides: from the command line, by dotted key, `{"broker.url": url}`; a value of None was not given.
+        with_environment: False for settings inside others, which the environment speaks of in another way.
 
     Raises:
         ConfigError: the file cannot be read or is no TOML, a key is unknown, a value is not allowed.
     """
     where = str(path) if path else "settings"
     from_file = _read_toml(path) if path else {}
-    from_environment, variables = _read_environment(kind)
+    from_environment, variables = _read_environment(kind) if with_environment else ({}, {})
     from_options: dict[str, Any] = {}
     for dotted, value in overrides.items():
         if value is not None:
@@ -202,24 +209,35 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _model_at(kind: type[BaseModel], key: Key) -> type[BaseModel]:
     """Return the model of the table at `key`, or of the innermost one around it."""
-    for part in key:
+    parts = iter(key)
+    for part in parts:
         field = kind.model_fields.get(part)
         inner = next(_models_in(field.annotation), None) if field else None
-        if inner is None:
+        if field is None or inner is None:
             break
         kind = inner
+        if _is_collection(field):
+            next(parts, None)
     return kind
 
 
 def _field_at(kind: type[BaseModel], key: Key) -> FieldInfo | None:
     field: FieldInfo | None = None
-    for i, part in enumerate(key):
-        field = _model_at(kind, key[:i]).model_fields.get(part)
-        if field is None:
-            return None
-        if i + 1 < len(key) and next(_models_in(field.annotation), None) is None:
-            return field  # a key inside a free table
+    parts = iter(key)
+    for part in parts:
+        field = kind.model_fields.get(part)
+        inner = next(_models_in(field.annotation), None) if field else None
+        if field is None or inner is None:
+            return field  # unknown, or a key inside a free table
+        kind = inner
+        if _is_collection(field):
+            next(parts, None)
     return field
+
+
+def _is_collection(field: FieldInfo) -> bool:
+    """Whether it is a list or table of models, whose next part is a number or a name of the user's own."""
+    return any(get_origin(t) in (dict, list, tuple) and any(_models_in(t)) for t in _types_in(field.annotation))
 
 
 def _is_in_free_table(kind: type[BaseModel], key: Key) -> bool:

@@ -59,10 +59,12 @@ class InlineBlocking:
 
     async def __call__(self, lane: Lane, work: Callable[[], T]) -> T:
         """See `RunBlocking`."""
+        if self._is_closed:  # asked for while its process is being killed: there is no more of it
+            raise asyncio.CancelledError
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queue = self._queues.setdefault(lane, deque())
         queue.append(_Piece(work, done))
-        if len(queue) == 1 and not self._is_closed:
+        if len(queue) == 1:
             self._begin(lane)
         return await done
 

@@ -58,9 +58,9 @@ def test_dotted_names_the_leaves() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ("[devices.a]\ncoutn = 3", "devices.a.coutn", "count"),
+        ("[devices.a]\ncoutn = 3", "devices.a.coutn", "did you mean devices.a.count?"),
         ("[devices.a]\ncount = 0", "devices.a.count", "1"),
-        ("[devices.a]\nlink = { latency = 1 }", "devices.a.link.latency", "no such key"),
+        ("[devices.a]\nlink = { latency = 1 }", "devices.a.link.latency", "did you mean devices.a.link.latency_s?"),
         ("[devices.a.link]\noutages = { every_s = 0, lasts_s = 1 }", "devices.a.link.outages.every_s", "0"),
         ("procesess = 2\n[devices.a]", "procesess", "processes"),
         ("time_limit_s = -1\n[devices.a]", "time_limit_s", "-1"),
