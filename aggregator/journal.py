@@ -72,6 +72,7 @@ class Journal:
         self.path = path
         self._run_blocking = run_blocking
         self._lock = asyncio.Lock()
+        # appended to by the loop, taken from the front by the lane, each in one step; what fails to be written stays
         self._queued: list[Record] = []
         self._n_asked = 0
         self._n_durable = 0
@@ -79,7 +80,6 @@ class Journal:
         self._connection: sqlite3.Connection | None = None
         self._head_file = HeadFile(path.with_suffix(".head"))
         self._end = Head()
-        self._unwritten: list[Record] = []
         self._n_written = 0
         self._clock: RoundClock | None = None
 
@@ -113,8 +113,7 @@ class Journal:
         mine = self._n_asked
         async with self._lock:
             if self._n_durable < mine:
-                batch, self._queued = self._queued, []
-                self._n_durable = await self._run_blocking(Lane.JOURNAL, partial(self._write, batch))
+                self._n_durable = await self._run_blocking(Lane.JOURNAL, self._write)
 
     def records(self) -> Iterator[Record]:
         """Yield every record that was durable when this was called, oldest first."""
@@ -134,15 +133,14 @@ class Journal:
 
     async def close(self) -> None:
         """Write what cancelled callers left behind, and close."""
-        batch, self._queued = self._queued, []
-        await self._run_blocking(Lane.JOURNAL, partial(self._close, batch))
+        await self._run_blocking(Lane.JOURNAL, self._close)
 
     def _open(self) -> None:
         connection = self._connection = _connect(self.path)
         try:
             self._check(connection)
         except BaseException:
-            self._close([])
+            self._close()
             raise
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -163,12 +161,12 @@ class Journal:
                 raise _damaged(self.path, f"its head file is missing or unreadable, {self._end.seq} rows are there")
             self._head_file.create()
 
-    def _write(self, batch: list[Record]) -> int:
-        """Commit what is unwritten; return how many records are durable since `open`."""
-        self._unwritten += batch
+    def _write(self) -> int:
+        """Commit all that is queued; return how many records have become durable since `open`."""
         connection = self._opened()
+        batch = self._queued[:]
         rows, end = [], self._end
-        for record in self._unwritten:
+        for record in batch:
             row = _to_row(record)
             end = row.chained(end)
             rows.append((end.seq, row.kind, row.lease, row.body, row.data, end.checksum))
@@ -181,8 +179,8 @@ class Journal:
         except sqlite3.Error as error:
             raise _failed(self.path, error) from error
         self._end = end
-        self._n_written += len(rows)
-        self._unwritten.clear()
+        self._n_written += len(batch)
+        del self._queued[: len(batch)]
         try:
             self._head_file.write(end)
         except OSError as error:
@@ -197,10 +195,10 @@ class Journal:
             raise _failed(self.path, error) from error
         self._clock = clock
 
-    def _close(self, batch: list[Record]) -> None:
+    def _close(self) -> None:
         try:
-            if batch or self._unwritten:
-                self._write(batch)
+            if self._queued:
+                self._write()
         finally:
             connection, self._connection = self._connection, None
             if connection is not None:

@@ -164,8 +164,9 @@ async def test_appends_that_arrive_during_a_commit_share_the_next(path: Path) ->
     async def gated(lane: Lane, work: Callable[[], T]) -> T:
         nonlocal n_commits
         n_commits += 1
+        result = work()
         await gate.wait()
-        return work()
+        return result
 
     journal = await Journal.open(path, inline)
     journal._run_blocking = gated

@@ -1,0 +1,262 @@
+"""Uploads on disk: chunks at their offset in a sparse part file, then one finished update file.
+
+A file begins with its Report, so that a finished update whose ACCEPT row was lost can be admitted again, and with the
+bitmap of what is durable: bits are written only after the chunks they stand for were synchronised, so after a power
+failure no bit names bytes that are not there. Chunks since the last synchronisation are simply asked for again.
+
+    magic, length of the Report, Report, bitmap, zeros up to a page | the update
+
+An upload in progress costs its bitmap in memory and no open file. Everything here blocks: run it in the lane DISK.
+
+Not here: which chunks may come now (`uploads.py`), and whether the update is believed (`folding.py`).
+"""
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from shared.chunking import Bitmap, ChunkLayout
+from shared.errors import InvalidState, PeerError, Reason
+from shared.messages import Report
+from shared.wire import decode, encode
+
+__all__ = ["PartFiles", "StoredUpdate"]
+
+SYNC_CHUNKS = 16
+"""Chunks between two synchronisations: at most so many are asked for again after a power failure."""
+_PAGE = 4096
+_MAGIC = b"FedMQup1"
+_HEAD = struct.Struct("<8sI")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpdate:
+    """A finished update: its Report and its bytes, mapped from the file, never copied into memory as a whole."""
+
+    report: Report
+    data: memoryview
+
+
+@dataclass(slots=True)
+class _Part:
+    """An upload in progress."""
+
+    layout: ChunkLayout
+    bitmap: Bitmap
+    bitmap_start: int
+    body_start: int
+    n_unsynced: int = 0
+
+
+class PartFiles:
+    """All updates of a run on disk, by lease.
+
+    Args:
+        folder: created when missing; nothing else writes there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._parts: dict[str, _Part] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, offer: Report) -> Bitmap:
+        """Take up an upload.
+
+        The same offer goes on where it stood, also after a restart; another digest, size or chunk size begins anew.
+
+        Args:
+            offer: a Report with `size`, `sha256` and `chunk_bytes`.
+
+        Returns:
+            A copy of the bitmap: what need not be sent again.
+        """
+        if offer.size is None or offer.chunk_bytes is None or offer.sha256 is None:
+            raise InvalidState(f"the report of {offer.lease} offers nothing")
+        path = self._path(offer.lease, "part")
+        head = encode(offer)
+        layout = ChunkLayout(offer.size, offer.chunk_bytes)
+        part = self._resumed(path, offer, layout)
+        if part is None:
+            part = _Part(layout, Bitmap(len(layout)), *_layout_of_file(head, layout))
+            with path.open("wb") as file:
+                file.write(_HEAD.pack(_MAGIC, len(head)) + head)
+                file.truncate(part.body_start + layout.size)
+        self._parts[offer.lease] = part
+        return Bitmap(len(layout), part.bitmap.to_bytes())
+
+    def write(self, lease: str, index: int, data: bytes) -> bool:
+        """Write a chunk at its offset.
+
+        Returns:
+            Whether it was missing until now; a chunk that is there is left as it is.
+
+        Raises:
+            PeerError: no upload under this lease, no such chunk, or not its length (`chunk`).
+        """
+        part = self._parts.get(lease)
+        if part is None:
+            raise PeerError(Reason.CHUNK, "nothing was offered under this lease")
+        if index >= len(part.layout) or len(data) != part.layout.length(index):
+            raise PeerError(Reason.CHUNK, f"chunk {index} with {len(data)} bytes of {part.layout}")
+        if index in part.bitmap:
+            return False
+        with self._opened(lease) as file:
+            os.pwrite(file.fileno(), data, part.body_start + part.layout.start(index))
+            part.bitmap.add(index)
+            part.n_unsynced += 1
+            if part.n_unsynced >= SYNC_CHUNKS:
+                _mark_durable(file, part)
+        return True
+
+    def clear(self, lease: str) -> None:
+        """Mark all chunks as missing: the whole did not match its digest."""
+        part = self._part(lease)
+        part.bitmap.clear()
+        with self._opened(lease) as file:
+            _mark_durable(file, part)
+
+    def digest(self, lease: str) -> str:
+        """Return the sha-256 of an upload, as 64 hex digits; reads all of it."""
+        part = self._part(lease)
+        with self._opened(lease) as file:
+            file.seek(part.body_start)
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def finish(self, lease: str) -> None:
+        """Make a complete upload durable under its final name: synchronise, rename, synchronise the folder.
+
+        Raises:
+            InvalidState: a chunk is missing.
+        """
+        part = self._part(lease)
+        if not part.bitmap.is_full:
+            raise InvalidState(f"upload {lease} has {part.bitmap.n_set} of {part.bitmap.n} chunks")
+        with self._opened(lease) as file:
+            os.pwrite(file.fileno(), part.bitmap.to_bytes(), part.bitmap_start)
+            os.fsync(file.fileno())
+        self._path(lease, "part").rename(self._path(lease, "update"))
+        self._sync_folder()
+        del self._parts[lease]
+
+    def open(self, lease: str) -> StoredUpdate:
+        """Return a finished update.
+
+        Raises:
+            InvalidState: there is none, or the file is not one of ours.
+        """
+        path = self._path(lease, "update")
+        try:
+            with path.open("rb") as file:
+                report = _read_report(file)
+                if report is None or report.lease != lease or report.size is None or report.chunk_bytes is None:
+                    raise InvalidState(f"{path} does not begin with the report of its lease")
+                layout = ChunkLayout(report.size, report.chunk_bytes)
+                _, body_start = _layout_of_file(encode(report), layout)
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError as error:
+            raise InvalidState(f"there is no finished update of {lease}") from error
+        data = mapped[body_start:]
+        if len(data) != report.size:
+            raise InvalidState(f"{path} has {len(data)} bytes of {report.size}")
+        return StoredUpdate(report, data)
+
+    def finished(self) -> list[str]:
+        """Return the leases whose finished update is on disk."""
+        return sorted(path.stem for path in self._folder.glob("*.update"))
+
+    def unfinished(self) -> list[str]:
+        """Return the leases whose part file is on disk."""
+        return sorted(path.stem for path in self._folder.glob("*.part"))
+
+    def delete(self, lease: str) -> None:
+        """Delete whatever is there under a lease; deleting twice does nothing."""
+        self._parts.pop(lease, None)
+        for suffix in ("part", "update"):
+            self._path(lease, suffix).unlink(missing_ok=True)
+
+    def _path(self, lease: str, suffix: str) -> Path:
+        return self._folder / f"{lease}.{suffix}"
+
+    def _part(self, lease: str) -> _Part:
+        try:
+            return self._parts[lease]
+        except KeyError:
+            raise InvalidState(f"no upload under lease {lease}") from None
+
+    @contextmanager
+    def _opened(self, lease: str) -> Iterator[BinaryIO]:
+        with self._path(lease, "part").open("r+b", buffering=0) as file:
+            yield file
+
+    def _resumed(self, path: Path, offer: Report, layout: ChunkLayout) -> _Part | None:
+        """Return the part that goes on, or None when it begins anew."""
+        try:
+            with path.open("rb") as file:
+                stored = _read_report(file)
+                if stored is None or _identity(stored) != _identity(offer):
+                    return None
+                bitmap_start, body_start = _layout_of_file(encode(stored), layout)
+                file.seek(bitmap_start)
+                bits = file.read(-(-len(layout) // 8))
+                file.seek(0, os.SEEK_END)
+                if file.tell() != body_start + layout.size:
+                    return None
+        except FileNotFoundError:
+            return None
+        running = self._parts.get(offer.lease)
+        if running is not None:
+            return running
+        try:
+            return _Part(layout, Bitmap(len(layout), bits), bitmap_start, body_start)
+        except InvalidState:  # torn
+            return None
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _identity(report: Report) -> tuple[object, ...]:
+    return report.lease, report.sha256, report.size, report.chunk_bytes
+
+
+def _layout_of_file(head: bytes, layout: ChunkLayout) -> tuple[int, int]:
+    """Return where the bitmap and where the update begin."""
+    bitmap_start = _HEAD.size + len(head)
+    end = bitmap_start + -(-len(layout) // 8)
+    return bitmap_start, -(-end // _PAGE) * _PAGE
+
+
+def _read_report(file: BinaryIO) -> Report | None:
+    """Return the Report that a file begins with, None when it does not."""
+    head = file.read(_HEAD.size)
+    if len(head) != _HEAD.size:
+        return None
+    magic, length = _HEAD.unpack(head)
+    if magic != _MAGIC or length > Report.max_message_bytes:
+        return None
+    try:
+        return decode(Report, file.read(length))
+    except PeerError:
+        return None
+
+
+def _mark_durable(file: BinaryIO, part: _Part) -> None:
+    """Synchronise the chunks, then write the bits that say so. The order is the promise."""
+    os.fdatasync(file.fileno())
+    os.pwrite(file.fileno(), part.bitmap.to_bytes(), part.bitmap_start)
+    part.n_unsynced = 0
