@@ -22,7 +22,7 @@ class Faults:
         lose_acknowledged: probability that a message at QoS 1 is lost although its publisher has the acknowledgement.
         reorder: probability that a message is held back, so that later ones overtake it.
         reorder_s: how long at most, in seconds.
-        max_payload_bytes: what the broker announces; more breaks the publisher's connection. None: no limit.
+        max_payload_bytes: what the broker announces as its limit; None: nothing.
     """
 
     link: LinkProfile = PERFECT

@@ -9,7 +9,6 @@ the same instant), and the broker's own speed. No task per connection, and paylo
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,9 +17,10 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from broker.faults import Faults
+from broker.inbox import Inbox
 from broker.link import LinkProfile
 from broker.simulated_link import SimulatedLink
-from broker.subscriptions import Subscriptions, TopicFilter, check_topic
+from broker.subscriptions import Subscriptions, TopicFilter, check_payload, check_topic
 from broker.transport import Connection, Message, Transport, Will
 from shared.errors import CredentialsRefused, FederationError, TransportError
 
@@ -231,22 +231,17 @@ class _Connection:
         self.filters: dict[str, None] = {}
         self.passage = link.open(self.loop, lambda cause: broker._drop(self, TransportError(cause)))
         self._broker = broker
-        self._inbox: deque[Message] = deque()
-        self._arrival: _Answer | None = None
+        self._inbox = Inbox()
         self._pending: dict[_Answer, None] = {}
-        self._lost: TransportError | None = None
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retained: bool = False) -> None:
         check_topic(topic)
-        limit = self.max_payload_bytes
-        if limit is not None and len(payload) > limit:
-            self._check_alive()
-            self._broker._drop(self, TransportError(f"the broker takes at most {limit} bytes, not {len(payload)}"))
+        check_payload(payload, self.max_payload_bytes)
         route = partial(self._broker._route, topic, payload, qos, retained)
         if qos:
             await self.round_trip(len(topic) + len(payload), route)
         else:
-            self._check_alive()
+            self._inbox.check()
             self.passage.up(HEADER_BYTES + len(topic) + len(payload), route)
             await asyncio.sleep(0)
 
@@ -262,7 +257,7 @@ class _Connection:
         await self.round_trip(sum(map(len, topics)), partial(self._broker._unsubscribe, self, topics))
 
     def messages(self) -> AsyncIterator[Message]:
-        return _Messages(self)
+        return self._inbox
 
     @property
     def max_payload_bytes(self) -> int | None:
@@ -272,7 +267,7 @@ class _Connection:
         self, n_bytes: int, act: Callable[[], object], *, afterwards: Callable[[], object] | None = None
     ) -> None:
         """Let the broker do `act`, and return when its acknowledgement is back; `afterwards` it goes on by itself."""
-        self._check_alive()
+        self._inbox.check()
         done: _Answer = self.loop.create_future()
         self._pending[done] = None
         try:
@@ -282,7 +277,7 @@ class _Connection:
         finally:
             del self._pending[done]
         if error is not None:
-            self._check_alive()
+            self._inbox.check()
             raise error
 
     def _at_broker(
@@ -302,60 +297,22 @@ class _Connection:
 
     def send_down(self, message: Message) -> None:
         """Send a message towards the client."""
-        if self._lost is None:
+        if self._inbox.lost is None:
             n_bytes = HEADER_BYTES + len(message.topic) + len(message.payload)
-            self.passage.down(n_bytes, partial(self._receive, message))
+            self.passage.down(n_bytes, partial(self._inbox.put, message))
 
     def lose(self, error: TransportError) -> None:
         """End this life: whoever waits learns of it."""
         self.passage.close()
-        if self._lost is None:
-            self._lost = error
-            for pending in self._pending:
-                _settle(pending, error)
-            self._wake()
+        self._inbox.end(error)
+        for pending in self._pending:
+            _settle(pending, error)
 
     def say_goodbye(self) -> None:
         """End this life in good order; the broker learns of it when the word has arrived."""
-        if self._lost is None:
-            self._lost = TransportError("the connection is closed")
+        if self._inbox.lost is None:
+            self._inbox.end(TransportError("the connection is closed"))
             self.passage.up(HEADER_BYTES, partial(self._broker._goodbye, self))
-            self._wake()
-
-    async def next_message(self) -> Message:
-        """Return the oldest message that has arrived and was not returned yet."""
-        while not self._inbox:
-            self._check_alive()
-            self._arrival = self.loop.create_future()
-            await self._arrival
-        return self._inbox.popleft()
-
-    def _receive(self, message: Message) -> None:
-        if self._lost is None:
-            self._inbox.append(message)
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._arrival is not None:
-            _settle(self._arrival, None)
-            self._arrival = None
-
-    def _check_alive(self) -> None:
-        if self._lost is not None:
-            raise TransportError(self._lost.what, taken_over=self._lost.taken_over)
-
-
-class _Messages:
-    """What arrives on one connection."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def __aiter__(self) -> "_Messages":
-        return self
-
-    async def __anext__(self) -> Message:
-        return await self._connection.next_message()
 
 
 def _settle(future: _Answer, error: FederationError | None) -> None:

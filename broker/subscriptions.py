@@ -8,9 +8,9 @@ whole level, `#` is the parent and everything below, and a wildcard at the start
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
-from shared.errors import InvalidState
+from shared.errors import ConfigError, InvalidState
 
-__all__ = ["Subscriptions", "TopicFilter", "check_topic"]
+__all__ = ["Subscriptions", "TopicFilter", "check_payload", "check_topic"]
 
 S = TypeVar("S", bound=Hashable)
 
@@ -25,6 +25,23 @@ def check_topic(topic: str) -> None:
     """
     if not topic or "+" in topic or "#" in topic or "\0" in topic or len(topic.encode()) > MAX_TOPIC_BYTES:
         raise InvalidState(f"not a topic to publish on: {topic[:200]!r}")
+
+
+def check_payload(payload: bytes, limit: int | None) -> None:
+    """Refuse what the broker would drop, or disconnect us for.
+
+    Args:
+        payload: what is to be published.
+        limit: largest payload that the broker takes, in bytes; None: it says nothing.
+
+    Raises:
+        ConfigError: it is larger.
+    """
+    if limit is not None and len(payload) > limit:
+        raise ConfigError(
+            f"the broker takes messages of at most {limit} bytes, and one of {len(payload)} was to be sent",
+            hint="raise the broker's limit (Mosquitto: max_packet_size), or set a smaller transfer.chunk_bytes",
+        )
 
 
 class TopicFilter:

@@ -9,7 +9,7 @@ import pytest
 from broker.link import Failures, LinkProfile
 from broker.simulated import Faults, SimulatedBroker
 from broker.transport import Connection, Message, Will
-from shared.errors import CredentialsRefused, InvalidState, TransportError
+from shared.errors import ConfigError, CredentialsRefused, InvalidState, TransportError
 from simulator.virtual_time import run_in_virtual_time
 
 T = TypeVar("T")
@@ -234,17 +234,16 @@ def test_taken_over_is_said() -> None:
     virtually(story)
 
 
-def test_oversize_publish_breaks_the_connection() -> None:
-    """The limit is announced; who ignores it is disconnected, as by Mosquitto's max_packet_size."""
+def test_limit_is_announced_and_kept() -> None:
+    """A message over the broker's limit is never sent: it is the operator's to change, and the link stays."""
 
     async def story() -> None:
         broker = SimulatedBroker(faults=Faults(max_payload_bytes=100))
         async with broker.transport("a").connect() as connection:
             assert connection.max_payload_bytes == 100
-            await connection.publish("x", bytes(100))
-            with pytest.raises(TransportError, match="100"):
+            with pytest.raises(ConfigError, match="100"):
                 await connection.publish("x", bytes(101))
-        assert broker.connected == set()
+            await connection.publish("x", bytes(100))
 
     virtually(story)
 
