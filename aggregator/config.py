@@ -85,6 +85,10 @@ class TrainingSettings(_Section):
     codec: str = Field("float32", description="how updates are encoded")
     options: dict[str, float | bool | str] = Field({}, description="your own numbers, handed to the task as they are")
 
+    def learning_rate_at(self, version: int) -> float:
+        """Return the learning rate of a version: the schedule applied."""
+        return self.learning_rate * self.learning_rate_decay**version
+
     @field_validator("codec")
     @classmethod
     def _is_known(cls, codec: str) -> str:

@@ -1,0 +1,95 @@
+"""Whether a message is believed: the cheapest check first, every refusal one `PeerError` with its reason.
+
+Order: topic grammar (`shared/topics.py`), payload length, lease, rate, msgpack with caps and field types
+(`shared/wire.py`), then here size, codec and length against the run's own spec. Digest, finiteness and norm follow
+off the event loop (`intake.py`). Shapes never come from a device.
+"""
+
+from dataclasses import dataclass
+
+from aggregator.leases import Lease, LeaseBook
+from shared.codecs import Codec
+from shared.errors import PeerError, Reason
+from shared.messages import Kind, Report, Reported
+
+__all__ = ["TokenBucket", "check_report", "lease_for"]
+
+BURST_SECONDS = 10.0
+"""A device may save up this many seconds' worth of messages."""
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """How many messages a device may still send; a plain value that is refilled when looked at."""
+
+    tokens: float
+    filled_at: float
+
+    @classmethod
+    def full(cls, rate: float, now: float) -> "TokenBucket":
+        """Return a bucket with a whole burst in it."""
+        return cls(rate * BURST_SECONDS, now)
+
+    def take(self, rate: float, now: float) -> None:
+        """Take one message's worth.
+
+        Args:
+            rate: messages a second.
+            now: seconds.
+
+        Raises:
+            PeerError: the device is over its rate (`rate`).
+        """
+        self.tokens = min(rate * BURST_SECONDS, self.tokens + rate * (now - self.filled_at))
+        self.filled_at = now
+        if self.tokens < 1:
+            raise PeerError(Reason.RATE, f"over {rate:g} messages a second")
+        self.tokens -= 1
+
+
+def lease_for(leases: LeaseBook, device: str, name: str) -> Lease:
+    """Return the lease that a topic names.
+
+    Raises:
+        PeerError: there is none of that name (`unknown_lease`), or it is another device's (`foreign_lease`).
+    """
+    lease = leases.get(name)
+    if lease is None:
+        raise PeerError(Reason.UNKNOWN_LEASE, name)
+    if lease.record.device != device:
+        raise PeerError(Reason.FOREIGN_LEASE, f"{name} is not {device}'s")
+    return lease
+
+
+def check_report(report: Report, lease: Lease, *, run: str, codec: Codec, n_params: int) -> None:
+    """Hold a report against its lease and the run's own spec.
+
+    Args:
+        report: decoded, its fields within the protocol's bounds.
+        lease: the one its topic names.
+        run: the run served.
+        codec: the one that the lease assigned.
+        n_params: length of the model's flat vector.
+
+    Raises:
+        PeerError: `other_run`, `fields`, `codec`, `length` or `size`.
+    """
+    if report.run != run:
+        raise PeerError(Reason.OTHER_RUN, report.run)
+    if report.lease != lease.record.lease:
+        raise PeerError(Reason.FIELDS, "the report names another lease than its topic")
+    if report.outcome is Reported.FAILED:
+        return
+    if (report.outcome is Reported.TRAINED) != (lease.record.kind is Kind.TRAIN):
+        raise PeerError(Reason.FIELDS, f"{report.outcome} under a lease to {lease.record.kind}")
+    if report.outcome is Reported.EVALUATED:
+        return
+    if report.codec != lease.record.codec:
+        raise PeerError(Reason.CODEC, f"{report.codec!r}, assigned was {lease.record.codec!r}")
+    expected = codec.encoded_bytes(n_params)
+    if report.size != expected:
+        raise PeerError(Reason.LENGTH, f"{report.size} bytes, {n_params} parameters as {codec.name} are {expected}")
+    if report.size > lease.record.max_bytes:
+        raise PeerError(Reason.SIZE, f"{report.size} bytes, at most {lease.record.max_bytes}")
+    if report.data is not None and len(report.data) != report.size:
+        raise PeerError(Reason.SIZE, f"{len(report.data)} bytes of data, the report says {report.size}")

@@ -1,0 +1,106 @@
+"""From accepted updates to the next version: fold in the order of the journal, finalize, step, write.
+
+O(model) memory however many devices report: one float64 sum, the model, the next model.
+
+Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules.py`, `server_optimizer.py`).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from aggregator.config import Settings
+from aggregator.folding import fold
+from aggregator.model_store import ModelStore, ServerState
+from aggregator.part_files import PartFiles
+from aggregator.records import AcceptRecord
+from aggregator.rules import RuleState, rule_named
+from aggregator.server_optimizer import learning_rate_of, optimizer_named
+from shared.blocking import Lane, RunBlocking
+from shared.codecs import CODECS
+
+__all__ = ["Aggregation"]
+
+
+class Aggregation:
+    """Makes versions of one run.
+
+    Args:
+        settings: of the run.
+        state: the last committed version.
+        part_files: where updates that did not come inline lie.
+        store: where versions go.
+        run_blocking: the seam to threads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: ServerState,
+        part_files: PartFiles,
+        store: ModelStore,
+        run_blocking: RunBlocking,
+    ) -> None:
+        self.state = state
+        self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
+        self._rule = rule_named(settings.server.rule)
+        self._optimizer = optimizer_named(settings.server.optimizer.name)
+        self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
+
+    async def fold(self, record: AcceptRecord) -> None:
+        """Add a durable update to the sum of its `into`."""
+        await self._run_blocking(Lane.COMPUTE, partial(self._fold, record))
+
+    def forget(self, into: int) -> None:
+        """Throw away what was folded for a version."""
+        self._sums.pop(into, None)
+
+    async def make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
+        """Return the next version, not yet written.
+
+        Args:
+            into: its number.
+            round_id: of the round that closes with it.
+            records: everything that counts for it, in the order of their seq.
+
+        Raises:
+            ConfigError: it is not finite. It can be tried again.
+        """
+        return await self._run_blocking(Lane.COMPUTE, partial(self._make, into, round_id, records))
+
+    async def write(self, state: ServerState) -> None:
+        """Make a version durable; from now on it is the one to build on."""
+        await self._run_blocking(Lane.DISK, partial(self._store.save, state))
+        self.state = state
+
+    def _fold(self, record: AcceptRecord) -> None:
+        total = self._sums.get(record.into)
+        if total is None:
+            total = self._sums[record.into] = self._rule.init(self.state.spec.n_params)
+        data = record.data if record.data is not None else self._part_files.open(record.lease).data
+        codec = CODECS[record.codec]
+        fold(self._rule, total, codec, data, weight=record.weight, clip_scale=record.clip_scale)
+
+    def _make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
+        # a sum is used up by finalizing it: after a failure it is folded again
+        if into not in self._sums or self._sums[into].n_updates != len(records):
+            self._sums.pop(into, None)
+            for record in records:
+                self._fold(record)
+        delta = self._rule.finalize(self._sums.pop(into))
+        rate = learning_rate_of(
+            self._settings.training.algorithm,
+            server=self._settings.server.optimizer.learning_rate,
+            client=self._settings.training.learning_rate,
+            decay=self._settings.training.learning_rate_decay,
+            version=into - 1,
+        )
+        old = self.state
+        parameters, optimizer = self._optimizer.step(old.optimizer, old.parameters, delta, old.spec, rate)
+        return ServerState(
+            version=into,
+            round_id=round_id,
+            spec=old.spec,
+            parameters=parameters,
+            optimizer=optimizer,
+            constants=old.constants,
+        )

@@ -1,0 +1,215 @@
+"""An update on its way in: from an offer and its chunks to one verdict for the round machine.
+
+Bytes go straight to disk; digest, decoding and norm run off the event loop, one update after the other. What comes out
+is `Verified` or `Refused`, never an exception: what a device sends cannot stop the aggregator.
+
+Not here: whether the device may (`admission.py`), which chunks may come (`uploads.py`), whether it counts
+(`reports.py`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+
+from aggregator.events import DiskLow, Event, Refused, Verified
+from aggregator.folding import verify
+from aggregator.part_files import PartFiles
+from aggregator.uploads import Uploads
+from shared.blocking import Lane, RunBlocking
+from shared.chunking import ChunkLayout, sha256_hex
+from shared.codecs import CODECS
+from shared.errors import InvalidState, PeerError, Reason
+from shared.messages import Report
+
+__all__ = ["Intake"]
+
+log = structlog.get_logger(__name__)
+
+MISMATCHES = 2
+"""The second time that the whole does not match its digest, the update is rejected."""
+
+_Step = Callable[[], Awaitable[None]]
+
+
+class Intake:
+    """Everything between a believed Report and the machine's decision.
+
+    Args:
+        uploads: the grants.
+        part_files: where chunks go.
+        run_blocking: the seam to threads.
+        n_params: of the run's own spec.
+        max_norm: an update with a larger 2-norm is refused; None: none is.
+        tell: takes events for the round machine.
+    """
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        part_files: PartFiles,
+        run_blocking: RunBlocking,
+        *,
+        n_params: int,
+        max_norm: float | None,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._uploads, self._part_files, self._run_blocking = uploads, part_files, run_blocking
+        self._n_params, self._max_norm, self._tell = n_params, max_norm, tell
+        self._reports: dict[str, Report] = {}
+        self._mismatches: dict[str, int] = {}
+        self._under_check: set[str] = set()  # whole, and not yet decided
+        # bounded by the grants and, for offers, by each device's message rate
+        self._disk: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
+        self._checks: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
+        self.changed = asyncio.Event()
+        """Set whenever there may be something to grant."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._work_off(self._disk), name="intake-disk")
+            group.create_task(self._work_off(self._checks), name="intake-checks")
+
+    def offered(self, report: Report) -> None:
+        """Keep a believed report; whether it is taken up, the machine says (`take`)."""
+        self._reports[report.lease] = report
+
+    def take(self, lease: str) -> None:
+        """Grant what was offered last under a lease, or check what came inline."""
+        report = self._reports.get(lease)
+        if report is None or lease in self._under_check:
+            return
+        if report.data is not None:
+            self._under_check.add(lease)
+            self._checks.put_nowait((lease, partial(self._check_inline, report, report.data)))
+        else:
+            self._disk.put_nowait((lease, partial(self._begin, report)))
+
+    def take_finished(self, lease: str) -> None:
+        """Check a whole update that a restart found on disk without a decision."""
+        self._under_check.add(lease)
+        self._checks.put_nowait((lease, partial(self._check_file, lease)))
+
+    def chunk(self, lease: str, index: int, payload: bytes, now: float) -> None:
+        """Take a chunk.
+
+        Raises:
+            PeerError: it was never asked for (`chunk`).
+        """
+        if self._uploads.arrive(lease, index, len(payload), now):
+            self._disk.put_nowait((lease, partial(self._write, lease, index, payload)))
+        self.changed.set()
+
+    def drop(self, lease: str) -> None:
+        """Nothing more is wanted under a lease."""
+        self._uploads.release(lease)
+        self._reports.pop(lease, None)
+        self._mismatches.pop(lease, None)
+        self._under_check.discard(lease)
+        self._disk.put_nowait((lease, partial(self._run_blocking, Lane.DISK, partial(self._part_files.delete, lease))))
+        self.changed.set()
+
+    def decided(self, lease: str) -> None:
+        """An update was accepted: its file stays until it is in a version."""
+        self._uploads.release(lease)
+        self._reports.pop(lease, None)
+        self._mismatches.pop(lease, None)
+        self._under_check.discard(lease)
+
+    async def _work_off(self, queue: asyncio.Queue[tuple[str, _Step]]) -> None:
+        while True:
+            lease, step = await queue.get()
+            try:
+                await step()
+            except PeerError as error:
+                self._tell(Refused(lease=lease, reason=error.reason, detail=error.detail))
+            except OSError as error:
+                log.error("disk_failed", lease=lease, error=str(error))
+                self._uploads.release(lease)  # the device's own timer offers it again
+                self._under_check.discard(lease)
+                self._tell(DiskLow())
+            except InvalidState as error:
+                log.error("upload_lost", lease=lease, error=str(error))
+                self._uploads.release(lease)
+                self._under_check.discard(lease)
+
+    async def _begin(self, report: Report) -> None:
+        if report.size is None or report.sha256 is None or report.chunk_bytes is None:
+            raise PeerError(Reason.FIELDS, "an offer has size, sha256 and chunk_bytes")
+        if report.lease in self._under_check or self._reports.get(report.lease) is not report:
+            return  # decided, or offered again, while this waited
+        layout = ChunkLayout(report.size, report.chunk_bytes)
+        known = self._uploads.get(report.lease)
+        if known is None:
+            have = await self._run_blocking(Lane.DISK, partial(self._part_files.begin, report))
+            if self._reports.get(report.lease) is not report:
+                return
+            self._uploads.offer(report.lease, report.sha256, layout, have)
+        elif self._uploads.offer(report.lease, report.sha256, layout):
+            await self._run_blocking(Lane.DISK, partial(self._part_files.begin, report))
+        self._check_if_whole(report.lease)
+        self.changed.set()
+
+    async def _write(self, lease: str, index: int, payload: bytes) -> None:
+        if self._uploads.get(lease) is None:
+            return
+        await self._run_blocking(Lane.DISK, partial(self._part_files.write, lease, index, payload))
+        self._check_if_whole(lease)
+
+    def _check_if_whole(self, lease: str) -> None:
+        upload = self._uploads.get(lease)
+        if upload is None or not upload.arrived.is_full or lease in self._under_check:
+            return
+        # chunks of it may still wait to be written: the check goes through the same queue, behind them
+        self._under_check.add(lease)
+        self._disk.put_nowait((lease, partial(self._finish, lease)))
+
+    async def _finish(self, lease: str) -> None:
+        report = self._reports.get(lease)
+        if report is None or self._uploads.get(lease) is None:
+            return
+        if await self._run_blocking(Lane.DISK, partial(self._part_files.digest, lease)) != report.sha256:
+            self._mismatches[lease] = self._mismatches.get(lease, 0) + 1
+            if self._mismatches[lease] >= MISMATCHES:
+                raise PeerError(Reason.DIGEST, "the chunks do not add up to what was offered")
+            await self._run_blocking(Lane.DISK, partial(self._part_files.clear, lease))
+            self._under_check.discard(lease)
+            if self._uploads.get(lease) is not None:
+                self._uploads.again(lease)
+            self.changed.set()
+            return
+        await self._run_blocking(Lane.DISK, partial(self._part_files.finish, lease))
+        self._uploads.release(lease)
+        self.changed.set()
+        self._checks.put_nowait((lease, partial(self._check_file, lease)))
+
+    async def _check_file(self, lease: str) -> None:
+        stored = await self._run_blocking(Lane.DISK, partial(self._part_files.open, lease))
+        await self._check(stored.report, stored.data)
+        self._tell(_verified(stored.report, None))
+
+    async def _check_inline(self, report: Report, data: bytes) -> None:
+        if await self._run_blocking(Lane.COMPUTE, partial(sha256_hex, data)) != report.sha256:
+            raise PeerError(Reason.DIGEST, "the data do not match their sha256")
+        await self._check(report, data)
+        self._tell(_verified(report, data))
+
+    async def _check(self, report: Report, data: bytes | memoryview) -> None:
+        work = partial(verify, CODECS[report.codec], data, self._n_params, max_norm=self._max_norm)
+        await self._run_blocking(Lane.COMPUTE, work)
+
+
+def _verified(report: Report, data: bytes | None) -> Verified:
+    if report.num_examples is None or report.size is None or report.sha256 is None:
+        raise PeerError(Reason.FIELDS, "a trained report has num_examples, size and sha256")
+    return Verified(
+        lease=report.lease,
+        num_examples=report.num_examples,
+        n_steps=report.n_steps,
+        codec=report.codec,
+        size=report.size,
+        sha256=report.sha256,
+        data=data,
+    )

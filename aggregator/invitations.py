@@ -1,0 +1,169 @@
+"""Who gets a lease, with which work, and how every check-in is answered.
+
+Not here: how many are wanted and when (`round_machine.py`), who is drawn (`selection.py`).
+"""
+
+import hashlib
+
+from aggregator.config import Settings
+from aggregator.events import Assign, CheckedIn, ComeBack, Command, Journal, RepublishModel, SendReceipt
+from aggregator.leases import Lease, LeaseBook
+from aggregator.population import Population
+from aggregator.records import LeaseRecord
+from aggregator.selection import draw_cohort, seed_of
+from aggregator.tally import Tally
+from shared.errors import Reason
+from shared.messages import Kind, RetryWindow, WorkOrder
+
+__all__ = ["Invitations", "receipt_of"]
+
+PERMANENT_RETRY_S = 4 * 3600.0
+TRANSIENT_RETRY_S = 15 * 60.0
+_PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
+
+
+class Invitations:
+    """Issues leases and talks to idle devices.
+
+    Args:
+        settings: of the run.
+        leases, tally, population: the engine's own books.
+        max_bytes: largest encoded update.
+        lease_prefix: makes lease ids of this start of the aggregator unlike those of any other.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        leases: LeaseBook,
+        tally: Tally,
+        population: Population,
+        *,
+        max_bytes: int,
+        lease_prefix: str,
+    ) -> None:
+        self._settings, self._leases, self._tally, self._population = settings, leases, tally, population
+        self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
+        self._n_leases = 0
+        self.recent: dict[str, str] = {}
+        """Device -> newest lease since the round began, until the device has checked in without it."""
+
+    @property
+    def check_in_interval_s(self) -> float:
+        """How often an idle device checks in: the fleet shares about ten check-ins a second."""
+        return max(self._settings.transfer.check_in_interval_s, len(self._population) / 10)
+
+    def eligible(self, round_id: int, now: float) -> list[str]:
+        """Return the devices that may be given training work now."""
+        return [
+            device
+            for device in self._population.waiting(now, self.check_in_interval_s, round_id)
+            if self._leases.live_of(device) is None and not self._tally.has_counted(device)
+        ]
+
+    def idle(self, now: float) -> list[str]:
+        """Return the devices that may be asked to evaluate now."""
+        return [
+            device
+            for device in self._population.waiting(now, self.check_in_interval_s, -1)
+            if self._leases.live_of(device) is None
+        ]
+
+    def forget_settled(self) -> None:
+        """A round begins: only leases that are still open remain of interest."""
+        self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
+
+    def invite(
+        self, kind: Kind, candidates: list[str], size: int, round_id: int, seconds: float, now: float
+    ) -> list[Command]:
+        """Lease work to `size` of the candidates, for `seconds`."""
+        cohort = draw_cohort(self._settings.seed, kind, round_id, candidates, size) if size > 0 else []
+        return [self._lease(device, kind, round_id, seconds, now) for device in cohort]
+
+    def _lease(self, device: str, kind: Kind, round_id: int, seconds: float, now: float) -> Journal:
+        self._n_leases += 1
+        name = hashlib.sha256(f"{self._lease_prefix}/{self._n_leases}".encode()).hexdigest()[:32]
+        order = self._order(device, round_id) if kind is Kind.TRAIN else None
+        record = LeaseRecord(
+            lease=name,
+            device=device,
+            round_id=round_id,
+            kind=kind,
+            base_version=self._tally.version,
+            codec=self._settings.training.codec,
+            max_bytes=self._max_bytes,
+            work="" if order is None else order.model_dump_json(exclude_none=True),
+        )
+        self._leases.issue(record, now=now, expires_at=now + seconds)
+        self._population.assigned(device)
+        self.recent[device] = name
+        return Journal(record=record, then=(Assign(lease=name, device=device, seconds_left=seconds),))
+
+    def _order(self, device: str, round_id: int) -> WorkOrder:
+        training = self._settings.training
+        counts_epochs = training.algorithm != "fedsgd" and training.max_steps is None
+        return WorkOrder(
+            seed=seed_of(self._settings.seed, "work", round_id, device),
+            algorithm=training.algorithm,
+            epochs=(training.epochs or 1) if counts_epochs else None,
+            max_steps=training.max_steps,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate_at(self._tally.version),
+            options=training.options,
+        )
+
+    def checked_in(self, event: CheckedIn, now: float) -> tuple[list[Command], bool]:
+        """Take a check-in.
+
+        Returns:
+            What to answer at once, and whether the device now waits for work (then it is answered with an Assignment
+            or with `come_back`).
+        """
+        device = event.device
+        commands: list[Command] = [] if event.missing is None else [RepublishModel(digest=event.missing)]
+        is_at_work = False
+        for name in sorted(event.holds):
+            lease = self._leases.get(name)
+            if lease is None or lease.record.device != device:
+                continue
+            if lease.state.is_final:
+                commands.append(receipt_of(lease, repeat=True))
+            else:
+                is_at_work = True
+        recent = self.recent.get(device)
+        if recent is not None and recent not in event.holds and self._leases[recent].state.is_final:
+            del self.recent[device]
+        live = self._leases.live_of(device)
+        if live is not None and live.record.lease not in event.holds:
+            left = max(0.0, live.expires_at - now)
+            commands.append(Assign(lease=live.record.lease, device=device, seconds_left=left))
+        self._population.check_in(device, now, refusal=event.refusal, detail=event.detail)
+        if event.refusal is not None:
+            return [*commands, self.come_back(device, event.refusal)], False
+        if live is not None or is_at_work:
+            self._population.assigned(device)  # it waits again when it checks in without an open lease
+            return [*commands, self.come_back(device, Reason.NOT_DRAWN)], False
+        return commands, True
+
+    def come_back(self, device: str, reason: Reason) -> ComeBack:
+        """Return when a device shall check in next."""
+        if reason in _PERMANENT:
+            retry_s = PERMANENT_RETRY_S
+        elif reason in (Reason.NOT_DRAWN, Reason.PAUSED, Reason.RUN_FINISHED):
+            retry_s = self.check_in_interval_s
+        else:
+            retry_s = TRANSIENT_RETRY_S
+        return ComeBack(device=device, reason=reason, retry_s=RetryWindow(min=0.8 * retry_s, max=1.2 * retry_s))
+
+
+def receipt_of(lease: Lease, *, repeat: bool = False) -> SendReceipt:
+    """Return the receipt with a lease's final outcome."""
+    return SendReceipt(
+        lease=lease.record.lease,
+        device=lease.record.device,
+        outcome=lease.outcome,
+        reason=lease.reason,
+        detail=lease.detail,
+        staleness=lease.staleness,
+        repeat=repeat,
+    )

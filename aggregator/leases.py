@@ -1,0 +1,161 @@
+"""The book of leases: each is in exactly one state, and the states sum to what was leased.
+
+A lease is a numbered permission to report once: idempotency key, permission to upload and unit of back-pressure in
+one. `TRANSITIONS` is the whole truth about how a lease may move; anything else raises and changes nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from aggregator.records import LeaseRecord
+from shared.errors import InvalidState, Reason
+from shared.messages import Kind, Outcome
+
+__all__ = ["TRANSITIONS", "Lease", "LeaseBook", "LeaseState"]
+
+
+class LeaseState(StrEnum):
+    """Where a lease stands."""
+
+    OUTSTANDING = "outstanding"
+    EXPIRED = "expired"  # its place is refilled, its result stays admissible
+    ACCEPTED = "accepted"
+    DISCARDED = "discarded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the outcome stands for the run's life."""
+        return self not in (LeaseState.OUTSTANDING, LeaseState.EXPIRED)
+
+
+_FINAL = frozenset(state for state in LeaseState if state.is_final)
+TRANSITIONS: Mapping[LeaseState, frozenset[LeaseState]] = MappingProxyType(
+    {
+        LeaseState.OUTSTANDING: _FINAL | {LeaseState.EXPIRED},
+        # progress after expiry brings it back only while its place has not been refilled, so it never does here
+        LeaseState.EXPIRED: _FINAL,
+        **{state: frozenset() for state in _FINAL},
+    }
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Lease:
+    """One lease and where it stands; the book alone changes it."""
+
+    record: LeaseRecord
+    state: LeaseState = LeaseState.OUTSTANDING
+    issued_at: float
+    expires_at: float
+    reason: Reason | None = None
+    detail: str = ""
+    staleness: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """The final outcome as it stands in a receipt.
+
+        Raises:
+            InvalidState: there is none yet.
+        """
+        if not self.state.is_final:
+            raise InvalidState(f"lease {self.record.lease} is {self.state}")
+        return Outcome(self.state)
+
+
+class LeaseBook:
+    """All leases of a run."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._open: dict[str, Lease] = {}  # not final
+        self._live: dict[str, str] = {}  # device -> its outstanding lease
+        self._counts = {kind: dict.fromkeys(LeaseState, 0) for kind in Kind}
+
+    def __getitem__(self, lease: str) -> Lease:
+        return self._leases[lease]
+
+    def get(self, lease: str) -> Lease | None:
+        """Return a lease, None if there is none of that name."""
+        return self._leases.get(lease)
+
+    def issue(self, record: LeaseRecord, *, now: float, expires_at: float) -> Lease:
+        """Enter a new outstanding lease.
+
+        Raises:
+            InvalidState: the name is taken, or the device has a live lease.
+        """
+        if record.lease in self._leases:
+            raise InvalidState(f"lease {record.lease} exists")
+        if record.device in self._live:
+            raise InvalidState(f"{record.device} has the live lease {self._live[record.device]}")
+        lease = Lease(record=record, issued_at=now, expires_at=expires_at)
+        self._leases[record.lease] = self._open[record.lease] = lease
+        self._live[record.device] = record.lease
+        self._counts[record.kind][LeaseState.OUTSTANDING] += 1
+        return lease
+
+    def move(
+        self, lease: Lease, to: LeaseState, *, reason: Reason | None = None, detail: str = "", staleness: int = 0
+    ) -> None:
+        """Move a lease along `TRANSITIONS`.
+
+        Raises:
+            InvalidState: it may not; nothing was changed.
+        """
+        if to not in TRANSITIONS[lease.state]:
+            raise InvalidState(f"lease {lease.record.lease} cannot go from {lease.state} to {to}")
+        counts = self._counts[lease.record.kind]
+        counts[lease.state] -= 1
+        counts[to] += 1
+        if lease.state is LeaseState.OUTSTANDING:
+            del self._live[lease.record.device]
+        if to.is_final:
+            del self._open[lease.record.lease]
+        lease.state, lease.reason, lease.detail, lease.staleness = to, reason, detail, staleness
+
+    def live_of(self, device: str) -> Lease | None:
+        """Return the outstanding lease of a device."""
+        lease = self._live.get(device)
+        return None if lease is None else self._leases[lease]
+
+    def open(self, kind: Kind | None = None) -> Iterator[Lease]:
+        """Yield the leases that may still be decided, oldest first; safe against moving them meanwhile."""
+        return (lease for lease in tuple(self._open.values()) if kind is None or lease.record.kind is kind)
+
+    def outstanding(self, kind: Kind) -> list[Lease]:
+        """Return the outstanding leases of a kind, oldest first."""
+        return [lease for lease in self._open.values() if lease.record.kind is kind and not _is_expired(lease)]
+
+    def n_outstanding(self, kind: Kind) -> int:
+        """Return how many leases of a kind are outstanding."""
+        return self._counts[kind][LeaseState.OUTSTANDING]
+
+    def counts(self, kind: Kind = Kind.TRAIN) -> dict[LeaseState, int]:
+        """Return how many leases of a kind are in each state."""
+        return dict(self._counts[kind])
+
+    def check(self) -> None:
+        """Recount everything.
+
+        Raises:
+            InvalidState: the book contradicts itself.
+        """
+        for kind in Kind:
+            leases = [lease for lease in self._leases.values() if lease.record.kind is kind]
+            for state in LeaseState:
+                n = sum(lease.state is state for lease in leases)
+                if n != self._counts[kind][state]:
+                    raise InvalidState(f"{n} {kind} leases are {state}, the count says {self._counts[kind][state]}")
+        live = {lease.record.device for lease in self._open.values() if not _is_expired(lease)}
+        if live != self._live.keys():
+            raise InvalidState(f"live leases of {sorted(live ^ self._live.keys())} are not in the book")
+
+
+def _is_expired(lease: Lease) -> bool:
+    return lease.state is LeaseState.EXPIRED

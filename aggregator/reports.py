@@ -1,0 +1,83 @@
+"""What becomes of a report: accepted, discarded, rejected, failed, cancelled; decided once, journalled, then told.
+
+Not here: whether its bytes are believed (`admission.py`, `intake.py`), what the decision does to the round
+(`round_machine.py`).
+"""
+
+from aggregator.events import (
+    Cancel,
+    Command,
+    DropUpload,
+    Evaluated,
+    Fold,
+    Journal,
+    SendReceipt,
+    TakeUpload,
+    Verified,
+)
+from aggregator.federated_evaluation import FederatedEvaluation
+from aggregator.invitations import receipt_of
+from aggregator.leases import Lease, LeaseBook, LeaseState
+from aggregator.population import Population
+from aggregator.records import OutcomeRecord
+from aggregator.tally import Tally
+from shared.errors import Reason
+from shared.messages import Outcome
+
+__all__ = ["Reports"]
+
+
+class Reports:
+    """Decides over the engine's own books."""
+
+    def __init__(
+        self, leases: LeaseBook, tally: Tally, population: Population, evaluation: FederatedEvaluation
+    ) -> None:
+        self._leases, self._tally, self._population, self._evaluation = leases, tally, population, evaluation
+
+    def offered(self, lease: Lease, *, is_paused: bool) -> list[Command]:
+        """A device has an update: what need not be uploaded is answered at once."""
+        if lease.state.is_final:
+            return [receipt_of(lease, repeat=True)]
+        name, device = lease.record.lease, lease.record.device
+        if is_paused:
+            return [SendReceipt(lease=name, device=device, outcome=Outcome.BUSY, reason=Reason.PAUSED)]
+        if (reason := self._tally.surplus(lease)) is not None:
+            return self.conclude(lease, LeaseState.DISCARDED, reason)
+        return [TakeUpload(lease=name)]
+
+    def verified(self, update: Verified, round_id: int) -> list[Command]:
+        """An update is whole and sound: the lease is checked again, and it counts or it does not."""
+        lease = self._leases[update.lease]
+        if lease.state.is_final:
+            return [receipt_of(lease, repeat=True)]
+        if (reason := self._tally.surplus(lease)) is not None:
+            return self.conclude(lease, LeaseState.DISCARDED, reason)
+        record = self._tally.accept(lease, update, round_id)
+        return [Journal(record=record, then=(Fold(record=record), receipt_of(lease)))]
+
+    def evaluated(self, report: Evaluated) -> list[Command]:
+        """A device's metrics came."""
+        lease = self._leases[report.lease]
+        if lease.state.is_final:
+            return [receipt_of(lease, repeat=True)]
+        self._leases.move(lease, LeaseState.ACCEPTED)
+        self._evaluation.report(report)
+        record = OutcomeRecord(
+            lease=report.lease, outcome=Outcome.ACCEPTED, num_examples=report.num_examples, metrics=report.metrics
+        )
+        return [Journal(record=record, then=(receipt_of(lease),))]
+
+    def conclude(self, lease: Lease, state: LeaseState, reason: Reason, detail: str = "") -> list[Command]:
+        """Give a lease a final outcome other than accepted. A final one is only told again."""
+        if lease.state.is_final:
+            return [receipt_of(lease, repeat=True)]
+        name, device = lease.record.lease, lease.record.device
+        self._leases.move(lease, state, reason=reason, detail=detail)
+        self._evaluation.settled(name)
+        if state in (LeaseState.FAILED, LeaseState.REJECTED):
+            self._population.bar(device, lease.record.round_id)
+        is_cancelled = state is LeaseState.CANCELLED
+        told = Cancel(lease=name, device=device, reason=reason) if is_cancelled else receipt_of(lease)
+        record = OutcomeRecord(lease=name, outcome=lease.outcome, reason=reason, detail=detail)
+        return [Journal(record=record, then=(told, DropUpload(lease=name)))]

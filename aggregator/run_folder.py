@@ -1,0 +1,85 @@
+"""The folder of one run: who holds it, and what lies where.
+
+runs/digits/
+  lock               pid of the aggregator that holds it, and where the operator reaches it
+  journal.sqlite     what was decided, the one source of truth (and journal.head)
+  versions/          model versions
+  updates/           updates that are accepted or on their way
+  history.jsonl      a record a round, for people;  history.png
+  final.safetensors  best.safetensors
+"""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Self
+
+from shared.errors import AlreadyServed, ConfigError
+
+__all__ = ["RunFolder", "read_lock"]
+
+
+class RunFolder:
+    """A run's folder, made if it is missing and locked until `close`.
+
+    Raises:
+        AlreadyServed: another process holds it.
+        ConfigError: it cannot be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = path / "lock"
+        self.journal = path / "journal.sqlite"
+        self.versions = path / "versions"
+        self.updates = path / "updates"
+        self.history = path / "history.jsonl"
+        self.plot = path / "history.png"
+        self.final = path / "final.safetensors"
+        self.best = path / "best.safetensors"
+        try:
+            for folder in (path, self.versions, self.updates):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            hint = "choose another output.folder, or make this one writable"
+            raise ConfigError(f"cannot be used: {error.strerror}", where=str(path), hint=hint) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = read_lock(path)
+            os.close(self._lock)
+            raise AlreadyServed(
+                f"another aggregator holds this folder: pid {holder.get('pid', '?')} on {holder.get('host', '?')}",
+                where=str(path),
+                hint="stop it (python -m aggregator stop), or give this run another name",
+            ) from None
+        self.describe()
+
+    def describe(self, **facts: str) -> None:
+        """Write who holds the folder, and more facts about it, into the lock file."""
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **facts}).encode()
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, text, 0)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.ftruncate(self._lock, 0)
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_lock(path: Path) -> dict[str, Any]:
+    """Return what the holder of a run's folder wrote about itself; {} when nobody holds it."""
+    try:
+        found = json.loads((path / "lock").read_text() or "{}")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

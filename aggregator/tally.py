@@ -1,0 +1,127 @@
+"""What counts: which updates were accepted for which version, and whether one more would be.
+
+An accepted update belongs to the version it will help build, not to a round: an abandoned round hands it on. One
+lease counts at most once, and a device at most once a base version.
+"""
+
+from aggregator.config import Settings
+from aggregator.events import Verified
+from aggregator.leases import Lease, LeaseBook, LeaseState
+from aggregator.records import AcceptRecord
+from aggregator.rules import weight_of
+from aggregator.staleness import staleness
+from shared.errors import InvalidState, Reason
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """The books of accepted updates."""
+
+    def __init__(self, settings: Settings, leases: LeaseBook) -> None:
+        self._settings, self._leases = settings, leases
+        self.version = 0
+        self.is_closed = False  # CLOSE was written for the version after `version`
+        self.last_seq = 0
+        self.n_folded = 0  # accepted updates that are in a committed version
+        self.n_voided = 0
+        self._accepted: dict[int, list[AcceptRecord]] = {}  # into -> what counts for it, not yet committed
+        self._bases: set[tuple[str, int]] = set()
+
+    @property
+    def building(self) -> int:
+        """The version that the next accepted update counts for."""
+        return self.version + (2 if self.is_closed else 1)
+
+    @property
+    def n_accepted(self) -> int:
+        """Updates that count for the version after the committed one."""
+        return len(self._accepted.get(self.version + 1, ()))
+
+    def accepted(self) -> list[AcceptRecord]:
+        """Return what is accepted and not yet in a committed version, by (into, seq)."""
+        return [record for into in sorted(self._accepted) for record in self._accepted[into]]
+
+    def has_counted(self, device: str) -> bool:
+        """Return whether a device has an accepted update from the committed version."""
+        return (device, self.version) in self._bases
+
+    def surplus(self, lease: Lease) -> Reason | None:
+        """Return why good work under this lease would not count now, None if it would."""
+        base = lease.record.base_version
+        if staleness(self.building, base) > self._settings.round.max_staleness:
+            return Reason.GOAL_MET if base == self.version else Reason.TOO_STALE
+        if (lease.record.device, base) in self._bases:
+            return Reason.ALREADY_COUNTED
+        return None
+
+    def accept(self, lease: Lease, update: Verified, round_id: int) -> AcceptRecord:
+        """Count an update; returns the row that makes it so.
+
+        Raises:
+            InvalidState: the lease is final; nothing was changed.
+        """
+        weighting, cap = self._settings.server.weighting, self._settings.round.max_examples
+        record = AcceptRecord(
+            seq=self.last_seq + 1,
+            lease=lease.record.lease,
+            device=lease.record.device,
+            round_id=round_id,
+            base_version=lease.record.base_version,
+            into=self.building,
+            weight=weight_of(weighting, update.num_examples, cap),
+            num_examples=update.num_examples,
+            n_steps=update.n_steps,
+            clip_scale=1.0,
+            codec=update.codec,
+            size=update.size,
+            sha256=update.sha256,
+            data=update.data,
+        )
+        self.enter(record)
+        return record
+
+    def enter(self, record: AcceptRecord) -> None:
+        """Count what the journal says, or what `accept` has just decided."""
+        late = staleness(record.into, record.base_version)
+        self._leases.move(self._leases[record.lease], LeaseState.ACCEPTED, staleness=late)
+        self.last_seq = record.seq
+        self._accepted.setdefault(record.into, []).append(record)
+        self._bases.add((record.device, record.base_version))
+
+    def close(self) -> int:
+        """Take no more for the next version; return the last seq that counts for it, 0 if none does."""
+        self.is_closed = True
+        return max((record.seq for record in self._accepted.get(self.version + 1, ())), default=0)
+
+    def commit(self, version: int) -> None:
+        """The next version exists.
+
+        Raises:
+            InvalidState: it is not the one that was closed.
+        """
+        if version != self.version + 1 or not self.is_closed:
+            raise InvalidState(f"version {version} was written, {self.version + 1} is being built")
+        self.version, self.is_closed = version, False
+        self.n_folded += len(self._accepted.pop(version, ()))
+        oldest = version - self._settings.round.max_staleness
+        self._bases = {(device, base) for device, base in self._bases if base >= oldest}
+
+    def void(self) -> int:
+        """Throw away what was accepted for the next version; return that version."""
+        records = self._accepted.pop(self.version + 1, [])
+        self.n_voided += len(records)
+        self._bases -= {(record.device, record.base_version) for record in records}
+        self.is_closed = False
+        return self.version + 1
+
+    def check(self) -> None:
+        """Hold the books against the leases.
+
+        Raises:
+            InvalidState: an accepted update is unaccounted for.
+        """
+        n_accepted = self._leases.counts()[LeaseState.ACCEPTED]
+        n_buffered = sum(map(len, self._accepted.values()))
+        if n_accepted != self.n_folded + n_buffered + self.n_voided:
+            raise InvalidState(f"{n_accepted} accepted, {self.n_folded} + {n_buffered} + {self.n_voided} accounted for")
