@@ -94,6 +94,10 @@ class Flow:
         """When the last byte so far has left the sender: before that there is no room for more."""
         return self._free_at
 
+    def piece_bytes(self, piece_s: float, most: int) -> int:
+        """Return how many bytes leave within `piece_s` seconds: at least 1, at most `most`."""
+        return most if self._bytes_per_s is None else max(1, min(most, int(self._bytes_per_s * piece_s)))
+
     def arrival(self, n_bytes: int, now: float) -> float:
         """Send `n_bytes` behind everything sent before, and return when the last of them arrives."""
         self._free_at = max(self._free_at, now)
