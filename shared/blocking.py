@@ -46,7 +46,8 @@ class Threads:
         executor = self._executors.get(lane)
         if executor is None:
             executor = self._executors[lane] = ThreadPoolExecutor(1, thread_name_prefix=f"fedmq-{lane}")
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
+        # without the shield, cancelling the caller would take work off the queue that has not begun
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(executor, _without_stop, work))
 
     def close(self) -> None:
         """Wait for running work, drop what has not begun, end the threads."""
@@ -58,3 +59,10 @@ class Threads:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _without_stop(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except StopIteration as error:  # a future cannot hold it: whoever waits would wait for ever
+        raise RuntimeError("StopIteration was raised") from error

@@ -53,7 +53,13 @@ class ChunkLayout:
         return min(self.chunk_bytes, self.size - self.start(index))
 
     def cut(self, data: bytes | memoryview, index: int) -> memoryview:
-        """Return chunk `index` of `data` without copying."""
+        """Return chunk `index` of `data` without copying.
+
+        Raises:
+            InvalidState: there is no such chunk, or `data` is not as long as the layout says.
+        """
+        if len(data) != self.size:
+            raise InvalidState(f"{len(data)} bytes are cut by a layout of {self.size}")
         return memoryview(data)[self.start(index) : self.start(index) + self.length(index)]
 
 
@@ -63,14 +69,15 @@ class Bitmap:
     __slots__ = ("_bits", "_n_set", "n")
 
     def __init__(self, n: int, bits: bytes | None = None) -> None:
+        n_bytes = max(0, -(-n // 8))
         self.n = n
-        self._bits = bytearray(bits) if bits is not None else bytearray(-(-n // 8))
-        if len(self._bits) != -(-n // 8) or (n % 8 and self._bits[-1] >> (n % 8)):
+        self._bits = bytearray(n_bytes) if bits is None else bytearray(bits)
+        if n < 0 or len(self._bits) != n_bytes or (n % 8 and self._bits[-1] >> (n % 8)):
             raise InvalidState(f"{len(self._bits)} bytes are no bitmap of {n} chunks")
         self._n_set = sum(byte.bit_count() for byte in self._bits)
 
     def __contains__(self, index: int) -> bool:
-        return bool(self._bits[index >> 3] & (1 << (index & 7)))
+        return 0 <= index < self.n and bool(self._bits[index >> 3] & (1 << (index & 7)))
 
     def add(self, index: int) -> bool:
         """Mark a chunk; return whether it was missing until now."""

@@ -10,12 +10,13 @@ Not here: bytes (`wire.py`), who may send what (`topics.py`).
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from shared.errors import Reason
 from shared.task import Metric, Ratio
 
 __all__ = [
+    "MAX_EXAMPLES",
     "MAX_GRANT_RANGES",
     "MAX_HOLDS",
     "PROTOCOL_VERSION",
@@ -40,6 +41,7 @@ __all__ = [
     "WireMessage",
     "WireMetric",
     "WorkOrder",
+    "for_people",
     "metric",
 ]
 
@@ -48,6 +50,25 @@ MAX_HOLDS = 16
 MAX_GRANT_RANGES = 32
 MAX_EXAMPLES = 2**53 - 1
 """A count that every language's number type holds exactly."""
+MAX_TEXT_BYTES = 256
+"""Of one string as UTF-8: `wire.py` refuses a longer one before it is built."""
+
+
+def for_people(text: str) -> str:
+    """Return a text as it may stand in a message, a log and a terminal: one printable line of at most 256 bytes."""
+    line = "".join(c if c.isprintable() else " " for c in text[: MAX_TEXT_BYTES * 2])
+    return line.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")
+
+
+def _tidied(value: object) -> object:
+    return for_people(value) if isinstance(value, str) else value
+
+
+def _fits(text: str) -> str:
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise ValueError(f"String should have at most {MAX_TEXT_BYTES} bytes")
+    return text
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 LeaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -55,9 +76,12 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 ChunkBytes = Annotated[int, Field(ge=4096, le=262_144)]
-Word = Annotated[str, Field(max_length=64)]
-Text = Annotated[str, Field(max_length=256)]
+Word = Annotated[str, Field(max_length=64), AfterValidator(_fits)]
+Text = Annotated[str, BeforeValidator(_tidied)]
+"""For people to read: shortened rather than refused."""
+Value = Annotated[str, AfterValidator(_fits)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Conditions = Annotated[dict[Word, bool | Finite | Value], Field(max_length=16)]
 # On the wire an enum is a string and a pair an array: these alone are converted.
 _Lax = Strict(False)
 WireReason = Annotated[Reason, _Lax]
@@ -188,7 +212,7 @@ class CheckIn(WireMessage):
     codecs: Annotated[list[Word], Field(max_length=32)]
     num_examples: Count | None = None
     memory_bytes: Count | None = None
-    conditions: Annotated[dict[Word, bool | float | Text], Field(max_length=32)] = {}
+    conditions: Conditions = {}
     refusal: WireReason | None = None
     detail: Text = ""
     holds: Annotated[list[Holding], Field(max_length=MAX_HOLDS)] = []
@@ -209,7 +233,8 @@ class WorkOrder(_Part):
     max_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
     learning_rate: Finite
-    options: Annotated[dict[Word, bool | Finite | Text], Field(max_length=64)] = {}
+    options: Annotated[dict[Word, bool | Finite | Value], Field(max_length=64)] = {}
+    """The user's own numbers: all of an Assignment must fit into its cap."""
 
 
 class Assignment(WireMessage):
@@ -253,15 +278,15 @@ class Report(WireMessage):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.outcome is Reported.FAILED:
-            return self
-        if self.num_examples is None:
+        if self.outcome is not Reported.FAILED and self.num_examples is None:
             raise ValueError("num_examples is missing")
-        if self.outcome is Reported.TRAINED:
-            if self.size is None or self.sha256 is None or not self.codec:
-                raise ValueError("a trained report has codec, size and sha256")
-            if (self.data is None) == (self.chunk_bytes is None):
-                raise ValueError("a trained report has data, or chunk_bytes, not both")
+        if self.outcome is not Reported.TRAINED:
+            if any(part is not None for part in (self.data, self.chunk_bytes, self.size, self.sha256)):
+                raise ValueError("only a trained report has data, chunk_bytes, size or sha256")
+        elif self.size is None or self.sha256 is None or not self.codec:
+            raise ValueError("a trained report has codec, size and sha256")
+        elif (self.data is None) == (self.chunk_bytes is None):
+            raise ValueError("a trained report has data, or chunk_bytes, not both")
         return self
 
 
@@ -306,7 +331,7 @@ class DeviceStatus(WireMessage):
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
     refusal: WireReason | None = None
     detail: Text = ""
-    conditions: Annotated[dict[Word, bool | float | Text], Field(max_length=16)] = {}
+    conditions: Conditions = {}
 
 
 class AggregatorStatus(WireMessage):

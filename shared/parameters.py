@@ -8,7 +8,8 @@ forward; a gradient g of the loss counts as the delta -g.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -21,9 +22,18 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError, PeerError, Reason
 from shared.task import Arrays, Initial, Trained
 
-__all__ = ["Entry", "ParameterSpec", "Role", "Vector", "constants_of", "delta_of"]
+__all__ = ["MAX_ENTRIES", "Entry", "ParameterSpec", "Role", "Vector", "constants_of", "delta_of"]
 
 Vector = NDArray[np.float32]
+
+MAX_ENTRIES = 16_384
+"""Of the index that names a model's parameters on the wire."""
+MAX_NAME_BYTES = 256
+MAX_DIMENSIONS = 32
+"""What every NumPy can shape."""
+MAX_PARAMETERS = 2**31
+"""8 GiB as float32: whoever claims more has no model."""
+_DTYPES = ("float16", "float32", "float64")
 
 
 class Role(StrEnum):
@@ -55,7 +65,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Number of values."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)  # of Python's integers: NumPy's would wrap around
 
     @property
     def slice(self) -> slice:
@@ -78,20 +88,25 @@ class ParameterSpec:
         """Read the spec off a model.
 
         Raises:
-            ConfigError: no floating array at all, a buffer that is none of the names, or an entry that is no array.
+            ConfigError: no floating array at all, a buffer that is none of the names, an entry that is no array, or
+                more than can be named on the wire.
         """
-        unknown = initial.buffers - initial.parameters.keys()
+        if not isinstance(getattr(initial, "parameters", None), Mapping):
+            raise ConfigError("initial_parameters must return Initial(parameters) with a dict of arrays")
+        unknown = set(initial.buffers) - initial.parameters.keys()
         if unknown:
             raise ConfigError(f"buffers name {sorted(unknown)}, which initial_parameters does not return")
         entries: list[Entry] = []
         seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], str], int] = {}
         start = 0
         for name, array in initial.parameters.items():
+            if not 0 < len(str(name).encode(errors="replace")) <= MAX_NAME_BYTES:
+                raise ConfigError(f"parameter {name!r}: a name has 1 to {MAX_NAME_BYTES} bytes")
             if not isinstance(array, np.ndarray):
                 raise ConfigError(f"parameter {name!r} is a {type(array).__name__}, not a numpy array")
             if array.dtype.kind in "iub":
                 continue
-            if array.dtype not in (np.float16, np.float32, np.float64):
+            if not array.dtype.isnative or array.dtype.name not in _DTYPES:
                 raise ConfigError(f"parameter {name!r} has dtype {array.dtype}; floats of 16, 32 or 64 bits travel")
             memory = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str)
             if array.size and memory in seen:
@@ -107,6 +122,11 @@ class ParameterSpec:
             start += entry.size
         if not start:
             raise ConfigError("the model has no floating parameter to learn")
+        if start > MAX_PARAMETERS or len(initial.parameters) > MAX_ENTRIES:
+            raise ConfigError(
+                f"the model has {start} parameters under {len(initial.parameters)} names",
+                hint=f"at most {MAX_PARAMETERS} under {MAX_ENTRIES} names travel",
+            )
         return cls(tuple(entries))
 
     @cached_property
@@ -125,6 +145,7 @@ class ParameterSpec:
         mask = np.zeros(self.n_params, dtype=np.bool_)
         for entry in self.entries:
             mask[entry.slice] = entry.role is Role.TRAINABLE
+        mask.flags.writeable = False
         return mask
 
     def flatten(self, arrays: Arrays) -> Vector:
@@ -134,18 +155,27 @@ class ParameterSpec:
             PeerError: a name is missing, or a shape differs (`result`).
         """
         vector = np.empty(self.n_params, dtype=np.float32)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as not finite
+            for entry, array in self._matched(arrays):
+                vector[entry.slice] = array.ravel()
+        return vector
+
+    def _matched(self, arrays: Arrays) -> Iterator[tuple[Entry, NDArray[Any]]]:
+        if not isinstance(arrays, Mapping):
+            raise PeerError(Reason.RESULT, f"a {type(arrays).__name__} instead of a dict of arrays")
         for entry in self.entries:
-            array = next((arrays[name] for name in entry.names if name in arrays), None)
-            if array is None:
+            found = next((arrays[name] for name in entry.names if name in arrays), None)
+            if found is None:
                 raise PeerError(Reason.RESULT, f"{entry.names[0]!r} is missing")
-            array = np.asarray(array)
+            try:
+                array = np.asarray(found)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise PeerError(Reason.RESULT, f"{entry.names[0]!r} is no array: {error}") from error
             if array.shape != entry.shape or array.dtype.kind not in "fiub":
                 raise PeerError(
                     Reason.RESULT, f"{entry.names[0]!r} is {array.dtype}{list(array.shape)}, expected {entry}"
                 )
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as not finite
-                vector[entry.slice] = array.ravel()
-        return vector
+            yield entry, array
 
     def unflatten(self, vector: Vector) -> dict[str, NDArray[Any]]:
         """Return named arrays of their own shape and dtype; tied names share one array.
@@ -156,9 +186,10 @@ class ParameterSpec:
             vector: (n_params,) float32.
         """
         arrays: dict[str, NDArray[Any]] = {}
-        for entry in self.entries:
-            array = vector[entry.slice].reshape(entry.shape).astype(entry.dtype)
-            arrays.update(dict.fromkeys(entry.names, array))
+        with np.errstate(over="ignore"):
+            for entry in self.entries:
+                array = vector[entry.slice].reshape(entry.shape).astype(entry.dtype)
+                arrays.update(dict.fromkeys(entry.names, array))
         return arrays
 
     def difference(self, other: "ParameterSpec") -> str:
@@ -184,23 +215,40 @@ class ParameterSpec:
             PeerError: it is not of that form (`fields`).
         """
         entries: list[Entry] = []
+        seen: set[str] = set()
         start = 0
         try:
-            if not isinstance(rows, list) or not rows:
-                raise ValueError("no entries")
-            for names, shape, dtype, role in rows:
-                if not (names and all(type(n) is str for n in names) and all(type(n) is int and n >= 0 for n in shape)):
-                    raise ValueError("names and shapes")
-                if dtype not in ("float16", "float32", "float64"):
-                    raise ValueError(f"dtype {dtype!r}")
-                entry = Entry(names=tuple(names), shape=tuple(shape), dtype=dtype, role=Role(role), start=start)
+            if type(rows) is not list or not 0 < len(rows) <= MAX_ENTRIES:
+                raise ValueError(f"not a list of 1 to {MAX_ENTRIES} entries")
+            for row in rows:
+                entry = _entry_of(row, start)
+                seen.update(entry.names)
                 entries.append(entry)
                 start += entry.size
+                if start > MAX_PARAMETERS:
+                    raise ValueError(f"over {MAX_PARAMETERS} parameters")
             if not start:
                 raise ValueError("no values")
-        except (TypeError, ValueError, OverflowError) as error:
+            if len(seen) != sum(len(entry.names) for entry in entries):
+                raise ValueError("a name twice")
+        except (TypeError, ValueError) as error:
             raise PeerError(Reason.FIELDS, f"spec: {error}") from error
         return cls(tuple(entries))
+
+
+def _entry_of(row: object, start: int) -> Entry:
+    if type(row) is not list or len(row) != 4:
+        raise ValueError("an entry is [names, shape, dtype, role]")
+    names, shape, dtype, role = row
+    if type(names) is not list or not names or not all(type(n) is str and 0 < len(n) <= MAX_NAME_BYTES for n in names):
+        raise ValueError("names")
+    if type(shape) is not list or len(shape) > MAX_DIMENSIONS:
+        raise ValueError("shape")
+    if not all(type(n) is int and 0 <= n <= MAX_PARAMETERS for n in shape):
+        raise ValueError("shape")
+    if dtype not in _DTYPES:
+        raise ValueError("dtype")
+    return Entry(names=tuple(names), shape=tuple(shape), dtype=dtype, role=Role(role), start=start)
 
 
 def constants_of(initial: Initial) -> Mapping[str, NDArray[Any]]:
@@ -211,8 +259,9 @@ def constants_of(initial: Initial) -> Mapping[str, NDArray[Any]]:
 def delta_of(trained: Trained, received: Vector, spec: ParameterSpec) -> Vector:
     """Return what a client's work adds to the model: (n_params,) float32, finite.
 
-    For parameters: trained - received. For a gradient: -gradient in the trainables; entries it does not name, such as
-    buffers, do not move.
+    For parameters: trained - received, each in the dtype the task has them in, so that the rounding of the received
+    model to float16 is no part of the delta. For a gradient: -gradient in the trainables; entries it does not name,
+    such as buffers, do not move.
 
     Args:
         trained: what the task returned.
@@ -223,20 +272,29 @@ def delta_of(trained: Trained, received: Vector, spec: ParameterSpec) -> Vector:
         PeerError: a name or shape is wrong, neither or both of parameters and gradient are given, or
             `num_examples` is below 1 (`result`); a value is NaN or Inf (`not_finite`).
     """
-    if (trained.parameters is None) == (trained.gradient is None):
-        raise PeerError(Reason.RESULT, "a task returns exactly one of parameters and gradient")
+    if not isinstance(trained, Trained):
+        raise PeerError(Reason.RESULT, f"train returned a {type(trained).__name__}, not Trained")
     if type(trained.num_examples) is not int or trained.num_examples < 1:
         raise PeerError(Reason.RESULT, f"num_examples is {trained.num_examples!r}, it must be an int of at least 1")
-    if trained.parameters is not None:
-        delta = spec.flatten(trained.parameters)
-        delta -= received
-    else:
-        assert trained.gradient is not None
-        zeros = {e.names[0]: np.zeros(e.shape, np.float32) for e in spec.entries if e.role is not Role.TRAINABLE}
-        delta = spec.flatten({**zeros, **trained.gradient})
-        np.negative(delta, out=delta)
-    # one pass: a NaN or Inf anywhere makes the sum of squares not finite
-    if not np.isfinite(np.dot(delta, delta)) and not np.isfinite(delta).all():
+    # NaN and Inf are found below, in the result
+    with np.errstate(over="ignore", invalid="ignore"):
+        match trained.parameters, trained.gradient:
+            case parameters, None if parameters is not None:
+                delta = np.empty(spec.n_params, dtype=np.float32)
+                for entry, array in spec._matched(parameters):
+                    given = received[entry.slice].astype(entry.dtype).astype(np.promote_types(entry.dtype, np.float32))
+                    delta[entry.slice] = array.ravel() - given
+            case None, gradient if gradient is not None:
+                still = {
+                    e.names[0]: np.zeros(e.shape, np.float32) for e in spec.entries if e.role is not Role.TRAINABLE
+                }
+                delta = spec.flatten({**still, **gradient})
+                np.negative(delta, out=delta)
+            case _:
+                raise PeerError(Reason.RESULT, "a task returns exactly one of parameters and gradient")
+        # one pass: a NaN or Inf anywhere makes the sum of squares not finite
+        is_suspect = not np.isfinite(np.dot(delta, delta))
+    if is_suspect and not np.isfinite(delta).all():
         name = next(e.names[0] for e in spec.entries if not np.isfinite(delta[e.slice]).all())
         raise PeerError(Reason.NOT_FINITE, f"{name!r} has NaN or Inf after training")
     return delta

@@ -199,7 +199,7 @@ def load_task(spec: str, folder: Path) -> Task:
             sys.path.insert(0, str(place))
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported, or end
         cause = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"task {spec!r}: importing {module_name!r} failed with {cause}",
@@ -214,7 +214,7 @@ def load_task(spec: str, folder: Path) -> Task:
     if not _is_task(found) and callable(found):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"task {spec!r}: calling {name}() failed with {type(error).__name__}: {error}") from error
     missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
     if missing or isinstance(found, type):

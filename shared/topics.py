@@ -182,9 +182,9 @@ class Topics:
             case RoundTopic(run):
                 rest = f"run/{_check(NAME, run, 'run')}/round"
             case IndexTopic(run, digest, piece):
-                rest = f"run/{_check(NAME, run, 'run')}/index/{_check(_DIGEST, digest, 'digest')}/{piece:d}"
+                rest = f"run/{_check(NAME, run, 'run')}/index/{_check(_DIGEST, digest, 'digest')}/{_number(piece)}"
             case ModelTopic(run, digest, chunk):
-                rest = f"run/{_check(NAME, run, 'run')}/model/{_check(_DIGEST, digest, 'digest')}/{chunk:d}"
+                rest = f"run/{_check(NAME, run, 'run')}/model/{_check(_DIGEST, digest, 'digest')}/{_number(chunk)}"
             case AssignmentTopic(device):
                 rest = f"to/{_check(NAME, device, 'device')}/assignment"
             case ReceiptTopic(device):
@@ -199,7 +199,7 @@ class Topics:
                 rest = f"from/{_check(NAME, device, 'device')}/report/{_check(_LEASE, lease, 'lease')}"
             case ChunkTopic(device, lease, chunk):
                 start = f"from/{_check(NAME, device, 'device')}/chunk"
-                rest = f"{start}/{_check(_LEASE, lease, 'lease')}/{chunk:d}"
+                rest = f"{start}/{_check(_LEASE, lease, 'lease')}/{_number(chunk)}"
         return f"{self.root}/{rest}"
 
     def parse(self, topic: str) -> Topic:
@@ -243,3 +243,7 @@ def _check(grammar: re.Pattern[str], value: str, what: str) -> str:
     if not grammar.fullmatch(value):
         raise PeerError(Reason.TOPIC, f"{what} {value[:80]!r} does not match {grammar.pattern}")
     return value
+
+
+def _number(index: int) -> str:
+    return _check(_INDEX, str(index), "index")

@@ -14,6 +14,7 @@ them as they are. Under `fedsgd` they always do: a gradient carries no statistic
 exactly the mean over examples, however they are split. Dropout stays on, seeded.
 """
 
+import dataclasses
 import fnmatch
 import os
 import threading
@@ -39,6 +40,7 @@ _BUILD_SEED = 0
 """Models on clients are built under one seed, so that what does not travel starts alike everywhere."""
 _PIECE = 256
 """Examples at a time where the split changes nothing: evaluation, and the pass of fedsgd."""
+_IN_NUMPY = (torch.float16, torch.float32, torch.float64)
 _one_at_a_time = threading.Lock()
 
 
@@ -115,7 +117,17 @@ class TorchTask:
         if not _length(dataset):
             raise ConfigError(f"train_data({client.id!r}) is empty: a client needs at least one example")
         with self._built(parameters, work.state, seed=work.seed) as model:
-            return algorithms[work.algorithm](model, dataset, work)
+            lost = {
+                name: parameters[name] - entry.float().cpu().numpy()
+                for name, entry in _entries(model).items()
+                if entry.is_floating_point() and entry.dtype not in _IN_NUMPY and name in parameters
+            }
+            trained = algorithms[work.algorithm](model, dataset, work)
+        if trained.parameters is None or not lost:
+            return trained
+        # what the model's own dtype could not hold was not learned away: it stays part of the parameters
+        whole = {name: array + lost.get(name, 0) for name, array in trained.parameters.items()}
+        return dataclasses.replace(trained, parameters=whole)
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
         """See `Task`."""
@@ -314,7 +326,7 @@ def _to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
     for name, tensor in tensors.items():
         memory = (tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
         if memory not in seen:
-            is_known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+            is_known = not tensor.is_floating_point() or tensor.dtype in _IN_NUMPY
             seen[memory] = (tensor if is_known else tensor.float()).detach().cpu().numpy()
         arrays[name] = seen[memory]
     return arrays

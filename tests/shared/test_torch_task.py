@@ -170,6 +170,16 @@ def test_bfloat16_values_survive_the_way_out_and_back() -> None:
     assert all(np.array_equal(parameters_of(still)[name], array) for name, array in initial.parameters.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_to_the_models_dtype_is_no_part_of_a_delta(dtype: torch.dtype) -> None:
+    """The server's float32 model may lie between two 16-bit numbers: a device that learns nothing leaves it there."""
+    task = a_task(lambda: nn.Linear(3, 1, dtype=dtype), some_data(dtype=dtype))
+    spec = ParameterSpec.of(task.initial_parameters(1))
+    between = np.full(spec.n_params, 1.00001, dtype=np.float32)
+    still = task.train(spec.unflatten(between), some_work(learning_rate=0.0), CLIENT)
+    assert not delta_of(still, between, spec).any()
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
