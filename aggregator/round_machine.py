@@ -13,6 +13,7 @@ back (`recovery.py`).
 """
 
 import math
+from collections import Counter
 from typing import assert_never
 
 from aggregator import events as ev
@@ -78,6 +79,7 @@ class RoundMachine:
         self._begins_at = -math.inf  # back-off after an abandoned round
         self._broker_lost_at: float | None = None
         self._n_abandoned = 0
+        self._moved_before = Counter[LeaseState]()
 
     # what others read
 
@@ -306,10 +308,11 @@ class RoundMachine:
         else:
             self._enter(Phase.WAITING)
         self._n_abandoned = 0
-        commands = self._end_round(RoundOutcome.COMMITTED, now)
         if self.stopping.cause is not None:
-            return commands
-        return [*commands, *self._cancel_surplus(), ev.PublishRound(), *self._begin_evaluation(now)]
+            return self._end_round(RoundOutcome.COMMITTED, now)
+        cancelled = self._cancel_surplus()
+        ended = self._end_round(RoundOutcome.COMMITTED, now)
+        return [*cancelled, *ended, ev.PublishRound(), *self._begin_evaluation(now)]
 
     def _cancel_surplus(self) -> list[Command]:
         """Work that would lag too far behind is not waited for, in any mode."""
@@ -331,13 +334,15 @@ class RoundMachine:
     def _end_round(self, outcome: RoundOutcome, now: float) -> list[Command]:
         self.last_outcome = outcome
         self.window.round_ended()
+        moved = self.leases.n_moved - self._moved_before
+        self._moved_before = self.leases.n_moved.copy()
         return [
             ev.RoundEnded(
                 round_id=self.round_id,
                 version=self.version,
                 outcome=outcome,
                 seconds=now - self._round_began,
-                counts={str(state): n for state, n in self.leases.counts().items()},
+                counts={str(state): n for state, n in moved.items()},
                 metrics=dict(self.metrics),
             )
         ]

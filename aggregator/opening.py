@@ -1,0 +1,190 @@
+"""A run as it stands when the aggregator starts: from its folder and its settings to rooms that are ready to work.
+
+A new run gets its first model from the task, or from the file of a warm start. A run of the same name goes on: its
+journal is read back, what was accepted for the version being built is folded again, in the same order, to the same
+bits.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from aggregator.aggregation import Aggregation
+from aggregator.config import Settings
+from aggregator.evaluation import Evaluator
+from aggregator.journal import Journal
+from aggregator.leases import LeaseState
+from aggregator.model_store import ModelStore, ServerState, warm_start
+from aggregator.part_files import PartFiles
+from aggregator.publishing import ModelBlob, model_blob
+from aggregator.records import ConfigRecord
+from aggregator.recovery import Recovered, recover
+from aggregator.round_machine import RoundMachine
+from aggregator.run_folder import RunFolder
+from aggregator.selection import seed_of
+from shared.blocking import Lane, RunBlocking
+from shared.codecs import codec_named
+from shared.config import settings_digest, settings_json
+from shared.errors import ConfigError
+from shared.messages import ModelRef
+from shared.parameters import ParameterSpec, constants_of
+
+__all__ = ["OpenRun", "open_run", "run_name", "unfinished_checks"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenRun:
+    """Everything of one run."""
+
+    settings: Settings
+    run: str
+    folder: RunFolder
+    journal: Journal
+    machine: RoundMachine
+    recovered: Recovered
+    store: ModelStore
+    part_files: PartFiles
+    aggregation: Aggregation
+    blob: ModelBlob
+    """Of the committed version."""
+    models: dict[int, ModelRef]
+    """Every version that may still be on the broker."""
+
+
+def run_name(settings: Settings) -> str:
+    """Return the run's name: as set, else from the task and the date."""
+    if settings.run is not None:
+        return settings.run
+    module = settings.task.partition(":")[0].rpartition(".")[2].lower()
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in module).strip("-_") or "run"
+    return f"{stem[:50]}-{datetime.now().astimezone():%Y%m%d}"
+
+
+async def open_run(
+    settings: Settings,
+    folder: RunFolder,
+    journal: Journal,
+    evaluator: Evaluator,
+    run_blocking: RunBlocking,
+    *,
+    instance: str,
+    now: float,
+    wall: Callable[[], float] = time.time,
+) -> OpenRun:
+    """Open a run, new or not.
+
+    Args:
+        settings: of the run.
+        folder: locked.
+        journal: open.
+        evaluator: asked for the first model, once a run.
+        run_blocking: the seam to threads.
+        instance: random name of this process.
+        now: seconds, the clock of the round machine.
+        wall: Unix time.
+
+    Raises:
+        ConfigError: the task's model, a warm start, the journal or a version file cannot be used.
+    """
+    run = run_name(settings)
+    store, part_files = ModelStore(folder.versions), PartFiles(folder.updates)
+    records = await run_blocking(Lane.DISK, lambda: list(journal.records()))
+    if not records and not store.versions():
+        await run_blocking(Lane.DISK, partial(store.save, await _first_state(settings, evaluator)))
+    spec = (await run_blocking(Lane.DISK, partial(store.load, store.versions()[-1]))).spec
+    codec = codec_named(settings.training.codec)
+    max_bytes = settings.transfer.max_update_bytes or codec.encoded_bytes(spec.n_params)
+    if max_bytes < codec.encoded_bytes(spec.n_params):
+        raise ConfigError(
+            f"an update of this model has {codec.encoded_bytes(spec.n_params)} bytes as {codec.name}",
+            where=f"transfer.max_update_bytes = {max_bytes}",
+            hint="raise it, leave it out, or choose another codec",
+        )
+    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}")
+    recovered = recover(machine, records, journal.clock(), now, wall())
+    state = await run_blocking(Lane.DISK, partial(store.load, machine.version))
+    aggregation = Aggregation(settings, state, part_files, store, run_blocking)
+    for record in machine.tally.accepted():
+        await aggregation.fold(record)
+    await _note_settings(settings, journal, recovered, machine.version)
+    await run_blocking(Lane.DISK, partial(_tidy, machine, part_files))
+    models: dict[int, ModelRef] = {}
+    for version in store.versions():
+        if version <= machine.version:
+            old = await run_blocking(Lane.DISK, partial(store.load, version))
+            blob = await run_blocking(
+                Lane.COMPUTE, partial(model_blob, old.parameters, spec, version, settings.transfer.chunk_bytes)
+            )
+            models[version] = blob.ref
+    if records:
+        log.info("run_resumed", run=run, round=machine.round_id, version=machine.version, phase=str(machine.phase))
+    return OpenRun(
+        settings=settings,
+        run=run,
+        folder=folder,
+        journal=journal,
+        machine=machine,
+        recovered=recovered,
+        store=store,
+        part_files=part_files,
+        aggregation=aggregation,
+        blob=blob,
+        models=models,
+    )
+
+
+async def _first_state(settings: Settings, evaluator: Evaluator) -> ServerState:
+    initial = await evaluator.initial(seed_of(settings.seed, "model") % 2**31)
+    spec, constants = ParameterSpec.of(initial), constants_of(initial)
+    vector = spec.flatten(initial.parameters)
+    if settings.server.init_from is not None:
+        vector, found = warm_start(settings.server.init_from, spec, constants)
+        constants = found
+    return ServerState(version=0, round_id=0, spec=spec, parameters=vector, constants=constants)
+
+
+async def _note_settings(settings: Settings, journal: Journal, recovered: Recovered, version: int) -> None:
+    """Journal the configuration when it is new, and say what changed."""
+    digest = settings_digest(settings)
+    old = recovered.config
+    if old is not None and old.digest == digest:
+        return
+    if old is not None:
+        changes = _differences(json.loads(old.settings), json.loads(settings_json(settings)))
+        log.warning("settings_changed", from_version=version + 1, changes=changes)
+    await journal.append(ConfigRecord(digest=digest, settings=settings_json(settings), from_version=version + 1))
+
+
+def _differences(old: object, new: object, key: str = "") -> dict[str, str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, str] = {}
+        for name in old.keys() | new.keys():
+            found |= _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return dict(sorted(found.items()))
+    return {} if old == new else {key: f"{old} -> {new}"}
+
+
+def _tidy(machine: RoundMachine, part_files: PartFiles) -> None:
+    """Delete what no open lease and no accepted update needs any more."""
+    needed = {record.lease for record in machine.tally.accepted()} | {
+        lease.record.lease for lease in machine.leases.open()
+    }
+    for name in {*part_files.finished(), *part_files.unfinished()} - needed:
+        part_files.delete(name)
+
+
+def unfinished_checks(opened: OpenRun) -> list[str]:
+    """Return the leases whose whole update is on disk without a decision: they are admitted again."""
+    leases = opened.machine.leases
+    return [
+        name
+        for name in opened.part_files.finished()
+        if (lease := leases.get(name)) is not None and lease.state in (LeaseState.OUTSTANDING, LeaseState.EXPIRED)
+    ]

@@ -1,0 +1,189 @@
+"""From a message on the wire to an event for the round machine: what is not believed goes no further.
+
+Every refusal is one `PeerError` with a reason: counted, without effect on the model, and answered where the topic
+names a valid lease of that device and the refusal is about its update.
+
+Not here: the checks themselves (`admission.py`, `shared/wire.py`), what is decided (`round_machine.py`).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from aggregator.admission import TokenBucket, check_report, lease_for
+from aggregator.config import Settings
+from aggregator.events import CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered, Progressed, Refused
+from aggregator.intake import Intake
+from aggregator.leases import Lease, LeaseBook
+from broker.transport import Message
+from shared.codecs import CODECS
+from shared.errors import PeerError, Reason
+from shared.messages import PROTOCOL_VERSION, CheckIn, DeviceStatus, Report, Reported
+from shared.parameters import ParameterSpec
+from shared.topics import CheckInTopic, ChunkTopic, ReportTopic, StatusTopic, Topics
+from shared.wire import decode, decode_json
+
+__all__ = ["Reception"]
+
+log = structlog.get_logger(__name__)
+
+_ABOUT_THE_UPDATE = frozenset(
+    {
+        Reason.MALFORMED,
+        Reason.VERSION,
+        Reason.FIELDS,
+        Reason.PAYLOAD_TOO_LARGE,
+        Reason.CODEC,
+        Reason.LENGTH,
+        Reason.SIZE,
+        Reason.OFFERS,
+    }
+)
+
+
+@dataclass(slots=True)
+class _Presence:
+    """The newest connection that a device spoke from."""
+
+    boot: str
+    connection: int
+    is_online: bool = True
+    moved: tuple[str, float | None] = ("", None)  # phase and progress as last seen
+
+
+class Reception:
+    """Decodes, checks and routes what devices send.
+
+    Args:
+        settings: of the run.
+        run: its name.
+        topics: of the fleet.
+        spec: of the model.
+        leases: the engine's book, read only.
+        intake: takes believed offers and chunks.
+        tell: takes events for the round machine.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run: str,
+        topics: Topics,
+        spec: ParameterSpec,
+        leases: LeaseBook,
+        intake: Intake,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._settings, self._run, self._topics, self._spec = settings, run, topics, spec
+        self._leases, self._intake, self._tell = leases, intake, tell
+        self._codec = CODECS[settings.training.codec]
+        self._buckets: dict[str, TokenBucket] = {}
+        self._presence: dict[str, _Presence] = {}
+        self.refused: Counter[Reason] = Counter()
+        self.bytes_up = 0
+
+    def receive(self, message: Message, now: float) -> None:
+        """Take one message from a device; never raises for what it contains."""
+        lease: Lease | None = None
+        try:
+            topic = self._topics.parse(message.topic)
+            self.bytes_up += len(message.payload)
+            match topic:
+                case ChunkTopic(device, name, index):
+                    lease = lease_for(self._leases, device, name)
+                    self._chunk(lease, index, message.payload, now)
+                case ReportTopic(device, name):
+                    lease = lease_for(self._leases, device, name)
+                    self._take_token(device, now)
+                    self._report(lease, message.payload)
+                case CheckInTopic(device):
+                    self._take_token(device, now)
+                    self._check_in(device, decode(CheckIn, message.payload))
+                case StatusTopic(device) if message.payload:
+                    self._status(device, decode_json(DeviceStatus, message.payload))
+        except PeerError as error:
+            self.refused[error.reason] += 1
+            log.warning("refused", topic=message.topic[:200], reason=str(error.reason), detail=error.detail)
+            if lease is not None and error.reason in _ABOUT_THE_UPDATE:
+                self._tell(Refused(lease=lease.record.lease, reason=error.reason, detail=error.detail))
+
+    def _take_token(self, device: str, now: float) -> None:
+        rate = self._settings.transfer.messages_per_s
+        bucket = self._buckets.get(device)
+        if bucket is None:
+            bucket = self._buckets[device] = TokenBucket.full(rate, now)
+        bucket.take(rate, now)
+
+    def _chunk(self, lease: Lease, index: int, payload: bytes, now: float) -> None:
+        if lease.state.is_final:
+            return  # sent before its receipt arrived
+        self._intake.chunk(lease.record.lease, index, payload, now)
+        self._tell(Progressed(device=lease.record.device, lease=lease.record.lease))
+
+    def _report(self, lease: Lease, payload: bytes) -> None:
+        name, device = lease.record.lease, lease.record.device
+        if lease.state.is_final:  # decided: whatever it says now, the answer stays
+            self._tell(Offered(device=device, lease=name))
+            return
+        report = decode(Report, payload, max_data_bytes=self._settings.transfer.inline_bytes)
+        check_report(report, lease, run=self._run, codec=self._codec, n_params=self._spec.n_params)
+        match report.outcome:
+            case Reported.FAILED:
+                reason = Reason.NOT_FINITE if report.error == Reason.NOT_FINITE else Reason.TRAINING
+                self._tell(Failed(device=device, lease=name, reason=reason, detail=report.error))
+            case Reported.EVALUATED:
+                self._tell(
+                    Evaluated(
+                        device=device,
+                        lease=name,
+                        num_examples=report.num_examples or 1,
+                        metrics=tuple(report.metrics.items()),
+                    )
+                )
+            case Reported.TRAINED:
+                self._intake.offered(report)
+                self._tell(Offered(device=device, lease=name))
+
+    def _check_in(self, device: str, check_in: CheckIn) -> None:
+        if self._is_stale(device, check_in.boot, check_in.connection):
+            return
+        refusal, detail = check_in.refusal, check_in.detail
+        if PROTOCOL_VERSION not in check_in.protocols:
+            refusal, detail = Reason.PROTOCOL, f"speaks {check_in.protocols}, the fleet {PROTOCOL_VERSION}"
+        elif self._codec.name not in check_in.codecs:
+            refusal, detail = Reason.CODEC, f"does not speak {self._codec.name}"
+        elif refusal is None and check_in.spec != self._spec.digest:
+            refusal, detail = Reason.SPEC, "its task yields another model"
+        if refusal is not None:
+            log.info("not_eligible", device=device, reason=str(refusal), detail=detail)
+        holds = frozenset(held.lease for held in check_in.holds if held.run == self._run)
+        self._tell(CheckedIn(device=device, refusal=refusal, detail=detail, holds=holds, missing=check_in.missing))
+
+    def _status(self, device: str, status: DeviceStatus) -> None:
+        if self._is_stale(device, status.boot, status.connection, may_be_will=not status.online):
+            return
+        presence = self._presence[device]
+        if presence.is_online and not status.online:
+            self._tell(DeviceOffline(device=device))
+        presence.is_online = status.online
+        moved = (status.phase, status.progress)
+        if status.online and status.lease is not None and moved != presence.moved:
+            self._tell(Progressed(device=device, lease=status.lease))
+        presence.moved = moved
+
+    def _is_stale(self, device: str, boot: str, connection: int, *, may_be_will: bool = False) -> bool:
+        """Return whether a message is from an older connection than the newest one seen, and remember the newest.
+
+        Boots are random and have no order: another boot is the newer one, unless it only says goodbye, for that is
+        what the will of the old one does.
+        """
+        newest = self._presence.get(device)
+        if newest is not None and newest.boot != boot and may_be_will:
+            return True
+        if newest is None or newest.boot != boot or newest.connection < connection:
+            self._presence[device] = _Presence(boot, connection)
+            return False
+        return newest.connection > connection

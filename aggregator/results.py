@@ -1,0 +1,133 @@
+"""What a run leaves for people: a record a round, the best and the last model, a plot, the result.
+
+A view of what the journal decides, never read to go on with a run.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from aggregator.evaluation import federated_metrics
+from aggregator.events import EvaluationDone, RoundEnded
+from aggregator.history import History, RoundSummary, read_history
+from aggregator.model_store import export
+from aggregator.opening import OpenRun
+from aggregator.plot import save_plot
+
+__all__ = ["Results", "RunResult"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Args:
+        run: its name.
+        cause: "rounds", "metric", "patience" or "operator".
+        version: the last committed one.
+        rounds: begun, abandoned ones included.
+        metrics: the last known.
+        counts: train leases by state.
+        refused: messages by reason.
+        bytes_up: received from devices.
+        bytes_down: published, each piece once.
+        folder, model, best, history, plot: where things lie; None: not there.
+    """
+
+    run: str
+    cause: str
+    version: int
+    rounds: int
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    refused: dict[str, int]
+    bytes_up: int
+    bytes_down: int
+    folder: Path
+    model: Path
+    best: Path | None
+    history: Path
+    plot: Path | None
+
+
+class Results:
+    """Writes into the run's folder."""
+
+    def __init__(self, opened: OpenRun) -> None:
+        self._opened = opened
+        self._history = History(opened.folder.history)
+        self._last: RoundSummary | None = None
+        self._bytes_up = 0
+        self._bytes_down = 0
+
+    def round_ended(self, ended: RoundEnded, *, participants: tuple[str, ...], bytes_up: int, bytes_down: int) -> None:
+        """Write a round's record, and log it.
+
+        Args:
+            ended: the machine's summary.
+            participants: devices whose update is in the version; () for an abandoned round.
+            bytes_up: received since the start.
+            bytes_down: published since the start.
+        """
+        self._last = RoundSummary(
+            round_id=ended.round_id,
+            version=ended.version,
+            outcome=ended.outcome,
+            seconds=round(ended.seconds, 3),
+            counts=ended.counts,
+            metrics=ended.metrics,
+            bytes_up=bytes_up - self._bytes_up,
+            bytes_down=bytes_down - self._bytes_down,
+            participants=participants,
+        )
+        self._bytes_up, self._bytes_down = bytes_up, bytes_down
+        self._history.append(self._last)
+        seconds = round(ended.seconds, 1)
+        log.info("round_" + ended.outcome, round=ended.round_id, version=ended.version, seconds=seconds, **ended.counts)
+
+    def evaluated(self, done: EvaluationDone) -> dict[str, float]:
+        """Add a federated evaluation to the record of the newest round; return its metrics."""
+        summaries = federated_metrics(done.reports)
+        log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports))
+        if self._last is not None:
+            self._last = replace(self._last, federated=summaries, federated_version=done.version)
+            self._history.append(self._last)
+        return {name: summary.value for name, summary in summaries.items()}
+
+    def committed(self, *, is_best: bool) -> None:
+        """Keep the new version when it is the best so far."""
+        if is_best and self._opened.settings.output.keep_best:
+            export(self._opened.aggregation.state, self._opened.folder.best)
+
+    def finish(self, version: int) -> None:
+        """Write the final model and the plot. Blocks: for the lane DISK."""
+        opened = self._opened
+        export(opened.store.load(version), opened.folder.final)
+        if opened.folder.history.exists():
+            rounds = read_history(opened.folder.history)
+            save_plot(rounds, opened.folder.plot, metric=opened.settings.stop.metric, title=opened.run)
+
+    def result(
+        self, cause: str, *, counts: dict[str, int], refused: dict[str, int], bytes_up: int, bytes_down: int
+    ) -> RunResult:
+        """Return how the run ended."""
+        machine, folder = self._opened.machine, self._opened.folder
+        return RunResult(
+            run=self._opened.run,
+            cause=cause,
+            version=machine.version,
+            rounds=machine.round_id,
+            metrics=dict(machine.metrics),
+            counts=counts,
+            refused=refused,
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
+            folder=folder.path,
+            model=folder.final,
+            best=folder.best if folder.best.exists() else None,
+            history=folder.history,
+            plot=folder.plot if folder.plot.exists() else None,
+        )

@@ -1,0 +1,352 @@
+"""The aggregator's one asyncio shell: it waits for an event or the machine's deadline, and carries commands out.
+
+Routes only: transport → `reception.py` → `round_machine.py` → the room that executes each command. Rows go through
+one writer, sums through one worker in the order of the journal, messages through `session.py`.
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, assert_never
+
+import structlog
+
+from aggregator import events as ev
+from aggregator.announcements import Announcements
+from aggregator.config import Settings
+from aggregator.evaluation import Evaluator, TaskEvaluator
+from aggregator.intake import Intake
+from aggregator.journal import Journal
+from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
+from aggregator.reception import Reception
+from aggregator.records import AcceptRecord, RoundClock
+from aggregator.results import Results, RunResult
+from aggregator.run_folder import RunFolder
+from aggregator.session import Session
+from aggregator.uploads import Uploads
+from aggregator.version_making import VersionMaking
+from broker.transport import Transport
+from shared.blocking import Lane, RunBlocking, Threads
+from shared.errors import ConfigError, InvalidState
+from shared.task import Task
+from shared.topics import Topics
+
+__all__ = ["Aggregator", "RunResult"]
+
+log = structlog.get_logger(__name__)
+
+CLOCK_EVERY_S = 5.0
+VERSIONS_AHEAD = 4
+SPARE_BYTES = 32 * 2**20
+"""What the disk must take beside promised updates and a few versions: journal, history, plot."""
+SHORTEST_ANSWER_S = 30.0
+"""After its end a run answers at least this long, unless every device of the last round has heard the outcome."""
+
+
+class Aggregator:
+    """Serves one run of one fleet until it is finished.
+
+    Args:
+        settings: of the run.
+        task: for the first model and central evaluation; None: `evaluator` does both.
+        transport: to the broker.
+        evaluator: instead of `task`, when the task has to stay out of this process.
+        run_blocking: threads when None.
+        rng: jitter of reconnecting.
+        wall: Unix time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task | None,
+        transport: Transport,
+        *,
+        evaluator: Evaluator | None = None,
+        run_blocking: RunBlocking | None = None,
+        rng: random.Random | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        if (task is None) == (evaluator is None):
+            raise InvalidState("an aggregator needs a task or an evaluator, not both")
+        self.settings = settings
+        self._task, self._transport, self._evaluator, self._run_blocking = task, transport, evaluator, run_blocking
+        self._rng, self._wall = rng or random.Random(), wall
+        self._serving: _Serving | None = None
+        self.folder = settings.output.folder / run_name(settings)
+
+    async def run(self) -> RunResult:
+        """Serve the run to its end; the same name resumes.
+
+        Raises:
+            ConfigError: what the operator wrote cannot work; `AlreadyServed` when somebody else serves the run.
+        """
+        with contextlib.ExitStack() as stack:
+            run_blocking = self._run_blocking or stack.enter_context(Threads())
+            folder = stack.enter_context(RunFolder(self.folder))
+            journal = await Journal.open(folder.journal, run_blocking)
+            evaluator = self._evaluator or TaskEvaluator(self._task_given(), run_blocking)
+            try:
+                now, instance = asyncio.get_running_loop().time(), secrets.token_hex(8)
+                opened = await open_run(
+                    self.settings,
+                    folder,
+                    journal,
+                    evaluator,
+                    run_blocking,
+                    instance=instance,
+                    now=now,
+                    wall=self._wall,
+                )
+                self._serving = _Serving(opened, evaluator, run_blocking, instance, self._wall)
+                return await self._serving.serve(self._transport, self._rng)
+            finally:
+                self._serving = None
+                await evaluator.close()
+                await journal.close()
+
+    def tell(self, event: ev.Event) -> dict[str, Any]:
+        """Take an operator's event; returns what to tell the operator."""
+        if self._serving is None:
+            return {"error": "not serving yet: try again in a moment"}
+        return self._serving.take(event)
+
+    def _task_given(self) -> Task:
+        if self._task is None:
+            raise InvalidState("no task")
+        return self._task
+
+
+class _Serving:
+    """One run being served."""
+
+    def __init__(
+        self,
+        opened: OpenRun,
+        evaluator: Evaluator,
+        run_blocking: RunBlocking,
+        instance: str,
+        wall: Callable[[], float],
+    ) -> None:
+        self._opened, self._evaluator, self._run_blocking, self._wall = opened, evaluator, run_blocking, wall
+        self._settings, self._machine = opened.settings, opened.machine
+        transfer = self._settings.transfer
+        self._uploads = Uploads(max_bytes=transfer.granted_bytes, max_chunks=transfer.granted_chunks)
+        n_params = opened.aggregation.state.spec.n_params
+        self._intake = Intake(
+            self._uploads,
+            opened.part_files,
+            run_blocking,
+            n_params=n_params,
+            max_norm=self._settings.server.max_norm,
+            tell=self._tell,
+        )
+        topics = Topics(self._settings.fleet)
+        self._reception = Reception(
+            self._settings,
+            run=opened.run,
+            topics=topics,
+            spec=opened.aggregation.state.spec,
+            leases=self._machine.leases,
+            intake=self._intake,
+            tell=self._tell,
+        )
+        self._words = Announcements(self._settings, run=opened.run, machine=self._machine, instance=instance)
+        self._session = Session(opened, self._words, self._reception, tell=self._tell, wall=wall)
+        self._versions = VersionMaking(
+            self._settings,
+            opened.aggregation,
+            self._machine.tally,
+            evaluator,
+            opened.blob,
+            run_blocking,
+            tell=self._tell,
+        )
+        self._results = Results(opened)
+        self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._rows: asyncio.Queue[ev.Journal] = asyncio.Queue()
+        self._settled = asyncio.Event()
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def take(self, event: ev.Event) -> dict[str, Any]:
+        """Take an operator's event."""
+        self._tell(event)
+        machine = self._machine
+        return {
+            "run": self._opened.run,
+            "phase": str(machine.phase),
+            "round": machine.round_id,
+            "version": machine.version,
+        }
+
+    async def serve(self, transport: Transport, rng: random.Random) -> RunResult:
+        """Serve until the run is finished and everybody who asked was answered."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._session.keep(transport, rng), name="session"),
+                group.create_task(self._intake.run(), name="intake"),
+                group.create_task(self._write_rows(), name="journal"),
+                group.create_task(self._versions.run(), name="versions"),
+                group.create_task(self._grant(), name="grants"),
+                group.create_task(self._keep_time(), name="clock"),
+                group.create_task(self._decide(), name="machine"),
+            ]
+            cause = await self._ended
+            await self._run_blocking(Lane.DISK, partial(self._results.finish, self._machine.version))
+            await self._answer_the_last()
+            await self._session.say_goodbye()
+            for task in tasks:
+                task.cancel()
+        return self._result(cause)
+
+    # deciding
+
+    def _tell(self, event: ev.Event) -> None:
+        self._inbox.put_nowait(event)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _decide(self) -> None:
+        await self._session.ready.wait()
+        for lease in unfinished_checks(self._opened):
+            self._intake.take_finished(lease)
+        self._execute_all(self._machine.start(self._now()))
+        if self._machine.is_finished:  # it had ended before
+            self._settled.set()
+        while True:
+            try:
+                async with asyncio.timeout_at(self._machine.deadline):
+                    event = await self._inbox.get()
+            except TimeoutError:
+                event = ev.DeadlinePassed()
+            self._execute_all(self._machine.handle(event, self._now()))
+            if self._machine.is_finished and not self._machine.invitations.recent:
+                self._settled.set()
+
+    def _execute_all(self, commands: list[ev.Command]) -> None:
+        for command in commands:
+            self._execute(command)
+
+    def _execute(self, command: ev.Command) -> None:
+        match command:
+            case ev.Journal():
+                self._rows.put_nowait(command)
+            case ev.Assign():
+                self._session.send(*self._words.assignment(command, self._opened.models))
+            case ev.SendReceipt():
+                self._session.send(*self._words.receipt(command))
+            case ev.Cancel():
+                self._session.send(*self._words.cancel(command))
+            case ev.ComeBack():
+                self._session.send(*self._words.come_back(command))
+            case ev.TakeUpload(lease=lease):
+                self._intake.take(lease)
+            case ev.DropUpload(lease=lease):
+                self._intake.drop(lease)
+            case ev.Fold() | ev.Aggregate() | ev.Forget():
+                self._versions.put(command)
+            case ev.PublishModel():
+                self._committed()
+            case ev.RepublishModel(digest=digest):
+                self._session.repair(digest)
+            case ev.PublishRound():
+                self._session.publish_round()
+            case ev.RoundEnded():
+                self._round_ended(command)
+            case ev.EvaluationDone():
+                self._machine.federated_metrics(command.version, self._results.evaluated(command))
+            case ev.Finish(cause=cause):
+                if not self._ended.done():
+                    self._ended.set_result(cause)
+            case _:
+                assert_never(command)
+
+    def _round_ended(self, ended: ev.RoundEnded) -> None:
+        participants = self._versions.participants if ended.outcome == "committed" else ()
+        self._results.round_ended(ended, participants=participants, **self._bytes())
+
+    def _bytes(self) -> dict[str, int]:
+        return {"bytes_up": self._reception.bytes_up, "bytes_down": self._session.bytes_down}
+
+    # carrying out
+
+    async def _write_rows(self) -> None:
+        """Make rows durable, as many as wait at a time, then do what had to wait for them."""
+        while True:
+            batch = [await self._rows.get()]
+            while not self._rows.empty():
+                batch.append(self._rows.get_nowait())
+            records = [row.record for row in batch]
+            while True:
+                try:
+                    await self._opened.journal.append(*records)
+                    break
+                except ConfigError as error:  # the records stay first in line
+                    log.error("journal_failed", error=str(error))
+                    self._tell(ev.DiskLow())
+                    records = []
+                    await asyncio.sleep(1.0)
+            for row in batch:
+                if isinstance(row.record, AcceptRecord):
+                    self._intake.decided(row.record.lease)
+                self._execute_all(list(row.then))
+
+    def _committed(self) -> None:
+        """The version's row is durable: its updates are no longer needed, and everybody may have it."""
+        for lease in self._versions.spent:
+            self._intake.drop(lease)
+        self._versions.spent = ()
+        best_version = self._machine.stopping.best_version
+        self._results.committed(is_best=0 < best_version == self._machine.version)
+        self._opened.store.delete_all_but({*self._opened.models, self._machine.version})
+        self._session.committed(self._versions.blob)
+
+    async def _grant(self) -> None:
+        """Grant chunks as the budget allows, when something arrived and when nothing does."""
+        while True:
+            self._intake.changed.clear()
+            for grant in self._uploads.grants(self._now()):
+                self._session.send(*self._words.grant(self._machine.leases[grant.lease].record.device, grant))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._uploads.deadline):
+                    await self._intake.changed.wait()
+
+    async def _keep_time(self) -> None:
+        """Store where the timers stand, and look whether the disk can take what is still to come."""
+        machine, is_low = self._machine, False
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            left_s = machine.seconds_left(self._now())
+            if left_s is not None:
+                clock = RoundClock(
+                    round_id=machine.round_id, left_s=left_s, n_extensions=machine.n_extensions, wall_s=self._wall()
+                )
+                await self._opened.journal.store_clock(clock)
+            is_low, was_low = self._is_disk_low(), is_low
+            if is_low or was_low:
+                self._tell(ev.DiskLow() if is_low else ev.DiskFree())
+
+    def _is_disk_low(self) -> bool:
+        size = 4 * self._opened.aggregation.state.spec.n_params
+        promised = sum(lease.record.max_bytes for lease in self._machine.leases.open())
+        return shutil.disk_usage(self._opened.folder.path).free < promised + VERSIONS_AHEAD * size + SPARE_BYTES
+
+    # the end
+
+    async def _answer_the_last(self) -> None:
+        """Stay until every device of the last round has checked in without its lease, or long enough."""
+        longest = max(SHORTEST_ANSWER_S, self._settings.transfer.reconnect_window_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._settled.wait()
+
+    def _result(self, cause: str) -> RunResult:
+        counts = {str(state): n for state, n in self._machine.leases.counts().items()}
+        refused = {str(reason): n for reason, n in self._reception.refused.items()}
+        return self._results.result(cause, counts=counts, refused=refused, **self._bytes())

@@ -1,0 +1,105 @@
+"""Sums and versions, one after the other, in the order of the journal: fold, make, evaluate, write.
+
+Not here: the arithmetic and the files (`aggregation.py`), when a version is due (`round_machine.py`).
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from aggregator.aggregation import Aggregation
+from aggregator.config import Settings
+from aggregator.evaluation import Evaluator, central_metrics
+from aggregator.events import Aggregate, AggregationFailed, Event, Fold, Forget, VersionWritten
+from aggregator.model_store import ServerState
+from aggregator.publishing import ModelBlob, model_blob
+from aggregator.tally import Tally
+from shared.blocking import Lane, RunBlocking
+from shared.errors import ConfigError, FederationError
+
+__all__ = ["VersionMaking"]
+
+log = structlog.get_logger(__name__)
+
+
+class VersionMaking:
+    """One worker for everything that touches the sums.
+
+    Args:
+        settings: of the run.
+        aggregation: its sums and its last version.
+        tally: what counts for which version, read only.
+        evaluator: asked for central metrics.
+        blob: of the last version.
+        run_blocking: the seam to threads.
+        tell: takes events for the round machine.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        aggregation: Aggregation,
+        tally: Tally,
+        evaluator: Evaluator,
+        blob: ModelBlob,
+        run_blocking: RunBlocking,
+        *,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._settings, self._aggregation, self._tally, self._evaluator = settings, aggregation, tally, evaluator
+        self._run_blocking, self._tell = run_blocking, tell
+        self._queue: asyncio.Queue[Fold | Aggregate | Forget] = asyncio.Queue()
+        self.blob = blob
+        """The newest version, cut for the wire; committed once its row is durable."""
+        self.spent: tuple[str, ...] = ()
+        """Leases whose updates are in it."""
+        self.participants: tuple[str, ...] = ()
+        """Devices whose updates are in it."""
+
+    def put(self, command: Fold | Aggregate | Forget) -> None:
+        """Queue a command whose row is durable."""
+        self._queue.put_nowait(command)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            command = await self._queue.get()
+            try:
+                match command:
+                    case Fold(record=record):
+                        await self._aggregation.fold(record)
+                    case Forget(into=into):
+                        self._aggregation.forget(into)
+                    case Aggregate():
+                        await self._make(command)
+            except (FederationError, OSError) as error:
+                log.error("aggregation_failed", error=str(error))
+                self._tell(AggregationFailed(detail=str(error)))
+
+    async def _make(self, command: Aggregate) -> None:
+        records = [record for record in self._tally.accepted() if record.into == command.into]
+        state = await self._aggregation.make(command.into, command.round_id, records)
+        metrics = await self._metrics(state)
+        await self._aggregation.write(state)
+        chunk_bytes = self._settings.transfer.chunk_bytes
+        cut = partial(model_blob, state.parameters, state.spec, state.version, chunk_bytes)
+        self.blob = await self._run_blocking(Lane.COMPUTE, cut)
+        self.spent = tuple(record.lease for record in records)
+        self.participants = tuple(sorted(record.device for record in records))
+        self._tell(
+            VersionWritten(version=state.version, digest=self.blob.ref.digest, metrics=tuple(sorted(metrics.items())))
+        )
+
+    async def _metrics(self, state: ServerState) -> dict[str, float]:
+        """Evaluate centrally where that is due; a task that fails at it does not stop the training."""
+        every = self._settings.evaluation.central_every
+        if not every or (state.version % every and state.version != self._settings.stop.rounds):
+            return {}
+        try:
+            evaluated = await self._evaluator.evaluate(state.parameters, state.spec, state.constants)
+        except ConfigError as error:
+            log.error("central_evaluation_failed", version=state.version, error=str(error))
+            return {}
+        return {} if evaluated is None else central_metrics(evaluated)
