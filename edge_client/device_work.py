@@ -1,0 +1,219 @@
+"""The device's own work: fetched models, the training that runs, the reports that are kept.
+
+Everything here is slow and goes through `RunBlocking`; nothing here decides.
+
+Not here: when (`participant_machine.py`), the link (`service.py`).
+"""
+
+import contextvars
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from edge_client.config import EdgeSettings
+from edge_client.events import HeldReport, Settle
+from edge_client.local_state import LocalState
+from edge_client.model_cache import CachedModel, ModelCache
+from edge_client.outbox import Outbox
+from edge_client.state_folder import write_durably
+from edge_client.training import Finished, Gate, carry_out
+from edge_client.upload import LEAST_CHUNK_BYTES
+from shared.blocking import Lane, RunBlocking
+from shared.errors import ConfigError, InvalidState
+from shared.messages import Assignment, ModelRef, Outcome
+from shared.parameters import ParameterSpec, Vector
+from shared.task import Arrays, Client, Task
+
+__all__ = ["DeviceWork", "spec_of"]
+
+SECONDS_A_DAY = 86_400
+T = TypeVar("T")
+
+
+def spec_of(task: Task) -> ParameterSpec:
+    """Return names, shapes and dtypes of a task's model.
+
+    Raises:
+        ConfigError: the task raises, or what it returns is no model.
+    """
+    try:
+        return ParameterSpec.of(task.initial_parameters(0))
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's task may raise anything
+        raise ConfigError(f"initial_parameters(0) failed with {type(error).__name__}: {error}", where="task") from error
+
+
+class DeviceWork:
+    """What one device has on its disk, and the one training that runs.
+
+    Args:
+        settings: quotas, and where the folder lies.
+        task: the user's.
+        client: whose data it is.
+        run_blocking: threads, or virtual time.
+        clock: monotonic seconds; called in the training lane.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        task: Task,
+        client: Client,
+        run_blocking: RunBlocking,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder = settings.state_folder(client.id)
+        self._task, self._client, self._run_blocking, self._clock = task, client, run_blocking, clock
+        self._pace_path = folder / "chunk_bytes"
+        self.outbox = Outbox(
+            folder / "outbox",
+            quota_bytes=settings.outbox.quota_bytes,
+            keep_s=settings.outbox.keep_days * SECONDS_A_DAY,
+        )
+        self.cache = ModelCache(folder / "models", settings.cache.quota_bytes)
+        self._state = LocalState(folder / "state")
+        self._spec: ParameterSpec | None = None
+        self._cached: CachedModel | None = None
+        self._gates: dict[str, Gate] = {}  # one training runs, cancelled ones may still be ending
+        self._log = structlog.get_logger()
+
+    @property
+    def spec(self) -> ParameterSpec:
+        """Of the task's model; known once `open` has returned."""
+        if self._spec is None:
+            raise InvalidState("the spec of a device that was not opened")
+        return self._spec
+
+    async def open(self, spec: ParameterSpec | None) -> None:
+        """Read what is there, and ask the task for its spec unless it is given.
+
+        Raises:
+            ConfigError: the task does not say what its model is.
+        """
+        self._spec = spec or await self.blocking(Lane.TRAINING, partial(spec_of, self._task))
+        await self.blocking(Lane.DISK, self.outbox.load)
+        leases = [entry.lease for entry in self.outbox.entries]
+        await self.blocking(Lane.DISK, partial(self._state.keep_only, leases))
+
+    async def blocking(self, lane: Lane, work: Callable[[], T]) -> T:
+        """Run something off the loop, with the log's fields of this device."""
+        return await self._run_blocking(lane, partial(contextvars.copy_context().run, work))
+
+    def held(self) -> list[HeldReport]:
+        """Return the reports without a final outcome."""
+        return [
+            HeldReport(lease=entry.lease, run=entry.report.run, round=entry.round, version=entry.version)
+            for entry in self.outbox.entries
+        ]
+
+    async def model(self, model: ModelRef) -> CachedModel:
+        """Return what there is of a model; the one used last is not read again."""
+        if self._cached is None or self._cached.model != model:
+            self._cached = await self.blocking(Lane.DISK, partial(self.cache.open, model))
+        return self._cached
+
+    async def work(self, order: Assignment) -> list[str] | None:
+        """Train or evaluate with a model that has been fetched, and keep the report.
+
+        Returns:
+            Leases of older reports that had to go for this one; None: cancelled, nothing was kept.
+        """
+        gate = Gate(self._clock, order.max_seconds)
+        self._log.info("work_begun", kind=str(order.kind), round=order.round, lease=order.lease)
+        self._gates[order.lease] = gate
+        cached = await self.model(order.model)
+
+        def received() -> tuple[ParameterSpec, Vector]:
+            assert cached.index is not None
+            return cached.index.spec, cached.read()
+
+        def state() -> Arrays:
+            return self._state.current(order.run)
+
+        try:
+            finished = await self.blocking(
+                Lane.TRAINING,
+                partial(
+                    carry_out,
+                    order,
+                    task=self._task,
+                    client=self._client,
+                    received=received,
+                    spec=self.spec,
+                    state=state,
+                    gate=gate,
+                ),
+            )
+            if finished is None or gate.is_cancelled:
+                return None
+            return await self.blocking(Lane.DISK, partial(self._keep, order, finished))
+        finally:
+            gate.cancel()  # nobody waits any more: a training that still runs ends at its next batch
+            del self._gates[order.lease]
+
+    def cancel(self, lease: str) -> None:
+        """Let a training end at its next batch."""
+        if lease in self._gates:
+            self._gates[lease].cancel()
+
+    def fraction(self, lease: str) -> float | None:
+        """Return how far a training is, in [0, 1]; None: it does not run."""
+        return self._gates[lease].fraction if lease in self._gates else None
+
+    async def settle(self, settle: Settle) -> None:
+        """Apply a final outcome to the local state, remember the lease, delete the report."""
+        entry = self.outbox.entry(settle.lease)
+        fields: dict[str, object] = {
+            "round": entry.round if entry is not None else None,
+            "reason": str(settle.reason) if settle.reason is not None else None,
+            "detail": settle.detail or None,
+            "staleness": settle.staleness or None,
+        }
+        say = self._log.warning if settle.outcome is Outcome.REJECTED else self._log.info
+        say(
+            "report_settled" if entry is not None else "lease_ended",
+            outcome=str(settle.outcome),
+            lease=settle.lease,
+            **{name: value for name, value in fields.items() if value is not None},
+        )
+        await self.blocking(Lane.DISK, partial(self._settle, settle))
+
+    def saved_pace(self) -> int | None:
+        """Return the chunk size that this link had come down to, in bytes; None: nothing known."""
+        try:
+            size = int(self._pace_path.read_text())
+        except (OSError, ValueError):
+            return None
+        return size if size >= LEAST_CHUNK_BYTES else None
+
+    async def save_pace(self, chunk_bytes: int) -> None:
+        """Remember the chunk size that this link can take."""
+
+        def save() -> None:
+            try:
+                write_durably(self._pace_path, str(chunk_bytes).encode())
+            except OSError as error:
+                self._log.warning("chunk_size_not_kept", cause=str(error))
+
+        await self.blocking(Lane.DISK, save)
+
+    def _keep(self, order: Assignment, finished: Finished) -> list[str]:
+        if finished.state is not None:
+            try:
+                self._state.stage(order.lease, order.run, finished.state)
+            except OSError as error:
+                self._log.error("local_state_not_kept", lease=order.lease, cause=str(error))
+        return self.outbox.put(
+            finished.report, round=order.round, version=order.model.version, payload=finished.payload
+        )
+
+    def _settle(self, settle: Settle) -> None:
+        if settle.outcome is Outcome.ACCEPTED:
+            self._state.accept(settle.lease)
+        else:
+            self._state.roll_back(settle.lease)
+        self.outbox.conclude(settle.lease)

@@ -1,0 +1,82 @@
+"""Several devices in one process: one task object, one training at a time, memory for one model in training.
+
+For rehearsals, and for gateways that stand in for devices too small to train. Each device keeps its own id, folder and
+link; the broker cannot tell them from devices of their own.
+
+Not here: processes (`simulator/`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.transport import Transport
+from edge_client.config import EdgeSettings
+from edge_client.device_work import spec_of
+from edge_client.service import EdgeClient
+from edge_client.session import leaf_of
+from shared.blocking import Lane, RunBlocking, Threads
+from shared.task import Client, Task
+
+__all__ = ["HostedDevice", "run_many"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedDevice:
+    """One device of a process.
+
+    Args:
+        settings: its own; devices of one fleet usually share them.
+        client: its id, and whose data it is.
+        transport: its own way to the broker.
+    """
+
+    settings: EdgeSettings
+    client: Client
+    transport: Transport
+
+
+async def run_many(
+    devices: Sequence[HostedDevice],
+    task: Task,
+    *,
+    run_blocking: RunBlocking | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run devices until each has ended.
+
+    Args:
+        devices: with ids of their own.
+        task: which all of them share.
+        run_blocking: which all of them share, so that one trains at a time; default: threads.
+        stop: set it to let all of them end in good order.
+
+    Raises:
+        ConfigError: as for `EdgeClient.run`; one device that cannot start ends all.
+    """
+    if run_blocking is None:
+        with Threads() as threads:
+            await run_many(devices, task, run_blocking=threads, stop=stop)
+        return
+    spec = await run_blocking(Lane.TRAINING, lambda: spec_of(task))
+    clients = [
+        EdgeClient(each.settings, task, each.client, each.transport, run_blocking=run_blocking, spec=spec)
+        for each in devices
+    ]
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(client.run(), name=f"device {each.client.id}")
+                for client, each in zip(clients, devices, strict=True)
+            ]
+            stopping = group.create_task(_stop_all(clients, stop or asyncio.Event()), name="stop")
+            await asyncio.wait(running)
+            stopping.cancel()
+    except BaseExceptionGroup as errors:
+        raise leaf_of(errors) from errors
+
+
+async def _stop_all(clients: Sequence[EdgeClient], stop: asyncio.Event) -> None:
+    await stop.wait()
+    for client in clients:
+        client.stop()

@@ -1,0 +1,176 @@
+"""Models on disk by their digest: chunks at their offset, a bitmap of those that are there, a quota.
+
+Nothing unverified is ever kept: an index counts when its digest is its name, a chunk when its digest stands in the
+index. A bitmap read back after a reboot is a hint, and every chunk it names is checked again.
+
+Not here: asking the broker (`downloading.py`, `fetch_window.py`).
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from shared.chunking import Bitmap, ChunkLayout
+from shared.errors import InvalidState, PeerError
+from shared.messages import ModelRef
+from shared.parameters import Vector
+from shared.wire import ModelIndex, decode_index
+
+__all__ = ["CachedModel", "ModelCache"]
+
+
+class CachedModel:
+    """One model, whole or in part. Every method touches the disk.
+
+    Args:
+        folder: of this model alone.
+        model: its name and sizes.
+    """
+
+    def __init__(self, folder: Path, model: ModelRef) -> None:
+        self._folder, self.model = folder, model
+        self._pieces: dict[int, bytes] = {}
+        self._index: ModelIndex | None = None
+        self._bitmap = Bitmap(0)
+        self._index_layout = ChunkLayout(model.index_bytes, model.chunk_bytes)
+
+    @property
+    def index(self) -> ModelIndex | None:
+        """What the model consists of; None: not there yet."""
+        return self._index
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every chunk is there."""
+        return self._index is not None and self._bitmap.is_full
+
+    @property
+    def fraction(self) -> float:
+        """How much is there, in [0, 1]."""
+        return self._bitmap.n_set / self._bitmap.n if self._bitmap.n else 0.0
+
+    def load(self) -> None:
+        """Take up what an earlier life has fetched."""
+        try:
+            payload = (self._folder / "index").read_bytes()
+            self._open(decode_index(payload, self.model))
+            bits = Bitmap(self._bitmap.n, (self._folder / "bitmap").read_bytes())
+            with (self._folder / "chunks").open("rb") as file:
+                for i in range(bits.n):
+                    if i in bits:
+                        file.seek(self._layout.start(i))
+                        if self._is_right(i, file.read(self._layout.length(i))):
+                            self._bitmap.add(i)
+            os.utime(self._folder)
+        except (OSError, PeerError, InvalidState):
+            return  # what cannot be read is fetched again
+
+    def missing_pieces(self) -> list[int]:
+        """Return the pieces of the index that are to be fetched."""
+        if self._index is not None:
+            return []
+        return [piece for piece in range(len(self._index_layout)) if piece not in self._pieces]
+
+    def missing_chunks(self) -> list[int]:
+        """Return the chunks that are to be fetched."""
+        return list(self._bitmap.missing())
+
+    def add_piece(self, piece: int, data: bytes) -> bool:
+        """Keep a piece of the index; return whether it can be right."""
+        if not 0 <= piece < len(self._index_layout) or len(data) != self._index_layout.length(piece):
+            return False
+        self._pieces[piece] = data
+        return True
+
+    def complete_index(self) -> ModelIndex:
+        """Put the pieces together.
+
+        Raises:
+            PeerError: together they are not the index of that name; all pieces are to be fetched again.
+            OSError: the disk takes no more.
+        """
+        payload = b"".join(self._pieces[piece] for piece in range(len(self._index_layout)))
+        self._pieces.clear()
+        index = decode_index(payload, self.model)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "index").write_bytes(payload)
+        self._open(index)
+        with (self._folder / "chunks").open("wb") as file:
+            file.truncate(index.size)
+        return index
+
+    def add_chunk(self, i: int, data: bytes) -> bool:
+        """Keep a chunk; return whether it is the one that the index names.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        if not 0 <= i < self._bitmap.n or not self._is_right(i, data):
+            return False
+        if i not in self._bitmap:
+            with (self._folder / "chunks").open("r+b") as file:
+                file.seek(self._layout.start(i))
+                file.write(data)
+            self._bitmap.add(i)
+            (self._folder / "bitmap").write_bytes(self._bitmap.to_bytes())
+        return True
+
+    def read(self) -> Vector:
+        """Return the whole model: (n_params,) float32.
+
+        Raises:
+            InvalidState: it is not whole.
+            OSError: it cannot be read.
+        """
+        if not self.is_whole:
+            raise InvalidState(f"model {self.model.digest} is not whole")
+        return np.fromfile(self._folder / "chunks", "<f4").astype(np.float32, copy=False)
+
+    @property
+    def _layout(self) -> ChunkLayout:
+        assert self._index is not None
+        return self._index.layout
+
+    def _open(self, index: ModelIndex) -> None:
+        self._index = index
+        self._bitmap = Bitmap(len(index.layout))
+
+    def _is_right(self, i: int, data: bytes) -> bool:
+        assert self._index is not None
+        return len(data) == self._layout.length(i) and hashlib.sha256(data).digest() == self._index.chunks[i]
+
+
+class ModelCache:
+    """The models of one device.
+
+    Args:
+        folder: one folder a digest lies below it.
+        quota_bytes: models kept; the one used longest ago goes first, the one in use never.
+    """
+
+    def __init__(self, folder: Path, quota_bytes: int) -> None:
+        self._folder, self._quota_bytes = folder, quota_bytes
+        self._log = structlog.get_logger()
+
+    def open(self, model: ModelRef) -> CachedModel:
+        """Return what there is of a model. Touches the disk."""
+        cached = CachedModel(self._folder / model.digest, model)
+        cached.load()
+        return cached
+
+    def make_room(self, in_use: CachedModel) -> None:
+        """Delete models of the past until all fit into the quota. Touches the disk."""
+        index = in_use.index
+        if index is None:
+            raise InvalidState("room for a model of unknown size")
+        total = index.size
+        others = [path for path in self._folder.iterdir() if path.is_dir() and path.name != in_use.model.digest]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            total += sum(file.stat().st_size for file in path.iterdir())
+            if total > self._quota_bytes:
+                shutil.rmtree(path, ignore_errors=True)
+                self._log.info("model_dropped", digest=path.name)

@@ -1,0 +1,290 @@
+"""One device: its link, its machine, and the rooms that carry the machine's commands out.
+
+It only routes: a message becomes an event, a command goes to the room that knows how. The link is opened for ever, a
+fresh connection each time; work goes on while there is none.
+
+Not here: any decision (`participant_machine.py`), what happens on one connection (`session.py`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from random import Random
+from typing import Any, assert_never
+
+import structlog
+
+from broker.reconnect import Reconnect
+from broker.transport import Connection, Transport, Will
+from edge_client import events
+from edge_client.conditions import read_conditions
+from edge_client.config import EdgeSettings
+from edge_client.device_work import DeviceWork
+from edge_client.eligibility import Conditions, Rule, refusal_of
+from edge_client.events import Command, Event, Sending
+from edge_client.link import Link
+from edge_client.participant_machine import ParticipantMachine
+from edge_client.session import Session, leaf_of, spawn
+from edge_client.state_folder import lock_folder
+from edge_client.upload import LinkPace
+from shared.blocking import Lane, RunBlocking, Threads
+from shared.errors import TransportError
+from shared.messages import Assignment, DeviceStatus
+from shared.parameters import ParameterSpec
+from shared.task import Client, Task
+from shared.topics import CheckInTopic, StatusTopic, Topics
+from shared.wire import encode, encode_json
+
+__all__ = ["EdgeClient"]
+
+GOODBYE_S = 2.0
+"""Seconds that a link gets to take the last word."""
+
+
+class EdgeClient:
+    """One device. It takes part until it is told to stop, or until the run is finished.
+
+    Args:
+        settings: fleet, folder, timers; `until_finished` unset means yes.
+        task: the user's.
+        client: who we are, and whose data it is; its id is the device's name on the wire.
+        transport: a way to the broker for this id.
+        run_blocking: for training, digests and the disk; default: threads of its own.
+        rng: of all jitter; default: seeded by the machine.
+        clock: monotonic seconds of the machine, for `max_seconds`; called in the training lane.
+        look: reads the device's conditions.
+        rules: what makes this device ineligible.
+        spec: of the task's model, if somebody has asked the task already.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        task: Task,
+        client: Client,
+        transport: Transport,
+        *,
+        run_blocking: RunBlocking | None = None,
+        rng: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        look: Callable[[], Conditions] = read_conditions,
+        rules: Sequence[Rule] = (),
+        spec: ParameterSpec | None = None,
+    ) -> None:
+        self._settings, self._task, self._client = settings, task, client
+        self._run_blocking, self._clock, self._look, self._rules, self._spec = run_blocking, clock, look, rules, spec
+        self._rng = rng or Random()
+        self._topics = Topics(settings.fleet)
+        self._status_topic = self._topics.build(StatusTopic(client.id))
+        self._boot = f"{self._rng.getrandbits(64):016x}"
+        self._conditions: dict[str, bool | float | str] = {}
+        self._ended = asyncio.Event()
+        self._reconnect = Reconnect(self._rng)
+        self._link = Link(transport, self._reconnect, self._ended)
+        self._has_new_deadline = asyncio.Event()
+        self._session: Session | None = None
+        self._background = asyncio.TaskGroup()
+        self._training: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger()
+
+    def stop(self) -> None:
+        """Let `run` end in good order: the status says offline, unfinished reports stay in the outbox."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Take part. Cancelling it is as good as pulling the plug; `stop` says goodbye first.
+
+        Raises:
+            AlreadyServed: another process has this device's folder.
+            CredentialsRefused: the broker refuses who we are.
+            ConfigError: the task does not say what its model is, or the folder cannot be written to.
+        """
+        with (
+            structlog.contextvars.bound_contextvars(device=self._client.id),
+            lock_folder(self._settings.state_folder(self._client.id)),
+            _lanes(self._run_blocking) as run_blocking,
+        ):
+            self._work = DeviceWork(self._settings, self._task, self._client, run_blocking, self._clock)
+            await self._work.open(self._spec)
+            self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_pace())
+            self._machine = ParticipantMachine(
+                boot=self._boot,
+                spec=self._work.spec.digest,
+                timers=self._settings.timers,
+                rng=self._rng,
+                held=self._work.held(),
+                finals=self._work.outbox.finals,
+            )
+            try:
+                async with self._background:
+                    tasks = [
+                        self._background.create_task(self._keep_time(), name="deadlines"),
+                        self._background.create_task(self._look_at_self(), name="conditions"),
+                    ]
+                    await self._link.keep(
+                        self._live,
+                        will=lambda: Will(self._status_topic, self.status(None)),
+                        on_lost=self._on_lost,
+                        window_s=self._window_s,
+                    )
+                    if self._training is not None:
+                        tasks.append(self._training)
+                    for task in tasks:
+                        task.cancel()
+            except BaseExceptionGroup as errors:
+                raise leaf_of(errors) from errors
+
+    def tell(self, event: Event) -> None:
+        """Give the machine an event and carry out what it answers."""
+        for command in self._machine.handle(event, asyncio.get_running_loop().time()):
+            self._execute(command)
+        self._has_new_deadline.set()
+
+    def status(self, wish: events.SendStatus | None) -> bytes:
+        """Return the retained status; None: offline."""
+        if wish is None:
+            return encode_json(DeviceStatus(online=False, boot=self._boot, connection=self._link.connection))
+        return encode_json(
+            DeviceStatus(
+                online=True,
+                boot=self._boot,
+                connection=self._link.connection,
+                phase=wish.phase,
+                round=wish.round,
+                lease=wish.lease,
+                progress=self._fraction(wish.lease),
+                refusal=wish.refusal,
+                detail=wish.detail[:256],
+                conditions=self._conditions,
+            )
+        )
+
+    # the link
+
+    async def _live(self, connection: Connection) -> None:
+        session = Session(
+            self._client.id,
+            connection,
+            self._topics,
+            self._work,
+            self._pace,
+            chunk_patience_s=self._settings.timers.chunk_s,
+            tell=self.tell,
+            progressed=self._reconnect.progress,
+        )
+        try:
+            await session.run(self._ended, partial(self._on_ready, session))
+        finally:
+            if self._pace.connection_ended(session.offered_chunk_bytes) and self._pace.chunk_limit is not None:
+                self._log.info("chunks_halved", chunk_bytes=self._pace.chunk_limit)
+                self._spawn(self._work.save_pace(self._pace.chunk_limit), "save chunk size")
+        with suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await connection.publish(self._status_topic, self.status(None), retained=True)
+
+    def _on_ready(self, session: Session) -> None:
+        self._log.info("connected", connection=self._link.connection)
+        self._session = session
+        self.tell(events.Connected(self._link.connection))
+
+    def _on_lost(self, error: TransportError) -> None:
+        if self._session is not None:
+            self._session = None
+            self.tell(events.Disconnected(error.taken_over))
+
+    def _window_s(self) -> float:
+        return self._machine.fleet.reconnect_window_s if self._machine.fleet is not None else 0.0
+
+    # the machine
+
+    async def _keep_time(self) -> None:
+        """Tell the machine when its deadline has passed."""
+        while True:
+            self._has_new_deadline.clear()
+            try:
+                async with asyncio.timeout_at(self._machine.deadline):
+                    await self._has_new_deadline.wait()
+            except TimeoutError:
+                self.tell(events.DeadlinePassed())
+
+    async def _look_at_self(self) -> None:
+        while True:
+            conditions = await self._work.blocking(Lane.DISK, self._look)
+            self._conditions = conditions.to_wire()
+            self.tell(
+                events.EligibilityRead(
+                    refusal_of(conditions, self._rules), self._conditions, conditions.free_memory_bytes
+                )
+            )
+            await asyncio.sleep(self._settings.timers.conditions_interval_s)
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case events.BeginTraining(order):
+                self._training = self._spawn(self._train(order), f"train {order.lease}")
+            case events.CancelTraining(lease):
+                self._work.cancel(lease)
+            case events.Settle():
+                self._spawn(self._work.settle(command), f"settle {command.lease}")
+            case events.StayAway(seconds):
+                self._link.stay_away(seconds)
+            case events.Announce(reason, detail, retry_s):
+                self._log.warning("turned_away", reason=str(reason), detail=detail, next_try_in_s=round(retry_s))
+            case events.RunFinished(run):
+                self._log.info("run_finished", run=run)
+                if self._settings.until_finished is not False:
+                    self._ended.set()
+            case _:
+                if self._session is not None:
+                    self._send(command, self._session)
+
+    def _send(self, command: Sending, session: Session) -> None:
+        match command:
+            case events.SendCheckIn(message):
+                session.publish(self._topics.build(CheckInTopic(self._client.id)), partial(encode, message))
+            case events.SendStatus():
+                session.publish(self._status_topic, partial(self.status, command), retained=True)
+            case events.FollowRun(run):
+                session.follow(run)
+            case events.FetchModel(order):
+                session.fetch(order)
+            case events.StopFetching(lease):
+                session.stop_fetching(lease)
+            case events.Offer(lease):
+                session.offer(lease)
+            case events.GrantChunks(lease, need):
+                session.grant(lease, need)
+            case events.StopUpload(lease):
+                session.stop_upload(lease)
+            case events.ExplainSpec(run, model):
+                session.explain(run, model)
+            case _:
+                assert_never(command)
+
+    async def _train(self, order: Assignment) -> None:
+        dropped = await self._work.work(order)
+        if dropped is not None:
+            for lease in dropped:
+                self.tell(events.ReportLost(lease))
+            self.tell(events.ReportStored(order.lease))
+
+    def _fraction(self, lease: str | None) -> float | None:
+        if lease is None:
+            return None
+        training = self._work.fraction(lease)
+        return training if training is not None or self._session is None else self._session.fraction(lease)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
+        return spawn(self._background, work, name)
+
+
+@contextmanager
+def _lanes(run_blocking: RunBlocking | None) -> Iterator[RunBlocking]:
+    """Use the lanes that are given, or threads of one's own."""
+    if run_blocking is not None:
+        yield run_blocking
+        return
+    with Threads() as threads:
+        yield threads

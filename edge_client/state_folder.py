@@ -1,0 +1,78 @@
+"""The folder of one device: locked against a second process, written so that a power cut leaves old or new.
+
+Not here: what is in it (`outbox.py`, `local_state.py`, `model_cache.py`).
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import AlreadyServed, ConfigError
+
+__all__ = ["lock_folder", "sync_folder", "write_durably"]
+
+LOCK_NAME = "lock"
+TEMPORARY = ".part"
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as the context lasts; it is made where it does not exist.
+
+    Raises:
+        AlreadyServed: another process holds it; names its pid.
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written to: {error.strerror}", where=str(folder), hint="choose another with --folder"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise AlreadyServed(
+                f"is in use by process {pid}",
+                where=str(folder),
+                hint="one process a device: end that one, or choose another --id or --folder",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, *parts: bytes) -> None:
+    """Write a file as a whole: once this returns it survives a power cut, and until then the old one does.
+
+    Raises:
+        OSError: the disk is full, or broken.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

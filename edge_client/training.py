@@ -1,0 +1,235 @@
+"""One assignment carried out: the model goes in, a finished report comes out, whatever the task does meanwhile.
+
+`carry_out` runs in the training lane, one at a time in a process. Between it and the loop there is one `Gate`: the
+task's `progress`, which measures time, shows how far it is, and lets a cancelled training end at its next batch. What a
+task does wrong becomes a failed report with the cause's name, and one log line with the traceback.
+
+Not here: when to train (`participant_machine.py`), keeping the report (`outbox.py`).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from pydantic import ValidationError
+
+from edge_client.local_state import pack
+from edge_client.upload import LEAST_CHUNK_BYTES
+from shared.chunking import sha256_hex
+from shared.codecs import codec_named
+from shared.errors import ConfigError, PeerError, Reason
+from shared.messages import Assignment, Kind, Report, Reported, WireMetric
+from shared.parameters import ParameterSpec, Vector, delta_of
+from shared.task import Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
+
+__all__ = ["Finished", "Gate", "carry_out"]
+
+_log = structlog.get_logger()
+
+
+class Gate:
+    """What a task calls after each batch (`shared.task.Progress`).
+
+    Args:
+        clock: monotonic seconds of the machine; called in the training lane.
+        max_seconds: after which `progress` returns False; None: no limit.
+    """
+
+    def __init__(self, clock: Callable[[], float], max_seconds: float | None) -> None:
+        self._clock, self._max_seconds = clock, max_seconds
+        self._started_at: float | None = None
+        self.is_cancelled = False
+        self.fraction = 0.0
+        """How far it says it is, in [0, 1]; read from the loop."""
+
+    def start(self) -> None:
+        """The task begins now, which may be long after it was asked for."""
+        self._started_at = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the task began."""
+        return self._clock() - self._started_at if self._started_at is not None else 0.0
+
+    def cancel(self) -> None:
+        """Let the next call of the task raise `TrainingCancelled`."""
+        self.is_cancelled = True
+
+    def __call__(self, steps_done: int, n_steps: int, **metrics: float) -> bool:
+        """See `shared.task.Progress`."""
+        if self.is_cancelled:
+            raise TrainingCancelled
+        self.fraction = min(1.0, max(0.0, steps_done / n_steps)) if n_steps else 0.0
+        return self._max_seconds is None or self.seconds < self._max_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What is kept of one assignment.
+
+    Args:
+        report: of an update, as an offer; how it travels is decided when it is sent.
+        payload: the encoded update; empty for an evaluation or a failure.
+        state: what the task wants back next time; None when it said nothing about it.
+    """
+
+    report: Report
+    payload: bytes = b""
+    state: Arrays | None = field(default=None, repr=False)
+
+
+def carry_out(
+    order: Assignment,
+    *,
+    task: Task,
+    client: Client,
+    received: Callable[[], tuple[ParameterSpec, Vector]],
+    spec: ParameterSpec,
+    state: Callable[[], Arrays],
+    gate: Gate,
+) -> Finished | None:
+    """Train or evaluate. Takes as long as it takes.
+
+    Args:
+        order: what to do.
+        task: the user's.
+        client: whose data it is.
+        received: reads the model, with its spec, from disk.
+        spec: the task's own.
+        state: reads what this client returned last and had accepted.
+        gate: the task's `progress`.
+
+    Returns:
+        None: cancelled, nobody wants a report.
+    """
+    gate.start()
+    try:
+        if gate.is_cancelled:
+            return None
+        theirs, vector = received()
+        if theirs.digest != spec.digest:
+            raise PeerError(Reason.SPEC, spec.difference(theirs))
+        if order.kind is Kind.EVALUATE:
+            finished = _evaluate(order, task, client, spec.unflatten(vector), state(), gate)
+        else:
+            finished = _train(order, task, client, vector, spec, state(), gate)
+    except TrainingCancelled:
+        return None
+    except PeerError as error:
+        finished = _failed(order, client, gate, error.reason, str(error))
+    # a user's task may raise anything, even SystemExit: it is reported, and the device lives on
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {error}"
+        finished = _failed(order, client, gate, Reason.TRAINING, cause, name=type(error).__name__)
+    return None if gate.is_cancelled else finished
+
+
+def _train(
+    order: Assignment, task: Task, client: Client, vector: Vector, spec: ParameterSpec, state: Arrays, gate: Gate
+) -> Finished:
+    if order.work is None:
+        raise PeerError(Reason.FIELDS, "an assignment to train without work")
+    try:
+        codec = codec_named(order.codec)
+    except ConfigError as error:
+        raise PeerError(Reason.CODEC, str(error)) from error
+    if codec.encoded_bytes(spec.n_params) > order.max_bytes:
+        raise PeerError(Reason.SIZE, f"{codec.encoded_bytes(spec.n_params)} bytes, {order.max_bytes} are allowed")
+    work = order.work
+    trained = task.train(
+        spec.unflatten(vector),
+        Work(
+            round_id=order.round,
+            seed=work.seed,
+            algorithm=work.algorithm,
+            epochs=work.epochs,
+            max_steps=work.max_steps,
+            max_seconds=order.max_seconds,
+            batch_size=work.batch_size,
+            learning_rate=work.learning_rate,
+            options=work.options,
+            state=state,
+            auxiliary={},
+            progress=gate,
+        ),
+        client,
+    )
+    delta = delta_of(trained, vector, spec)
+    try:
+        pack(trained.state)
+    except TypeError as error:
+        raise PeerError(Reason.RESULT, str(error)) from error
+    payload = codec.encode(delta, order.codec_seed)
+    report = _report(
+        order,
+        gate,
+        outcome=Reported.TRAINED,
+        codec=order.codec,
+        num_examples=trained.num_examples,
+        n_steps=trained.n_steps,
+        metrics=_to_wire(trained.metrics),
+        size=len(payload),
+        sha256=sha256_hex(payload),
+        chunk_bytes=LEAST_CHUNK_BYTES,
+    )
+    return Finished(report=report, payload=payload, state=trained.state)
+
+
+def _evaluate(order: Assignment, task: Task, client: Client, parameters: Arrays, state: Arrays, gate: Gate) -> Finished:
+    evaluated = task.evaluate(parameters, client, state)
+    if evaluated is None:
+        raise PeerError(Reason.DATA, "the task has no data to evaluate on")
+    metrics = _to_wire(evaluated.metrics)
+    return Finished(
+        report=_report(order, gate, outcome=Reported.EVALUATED, num_examples=evaluated.num_examples, metrics=metrics)
+    )
+
+
+def _report(order: Assignment, gate: Gate, *, outcome: Reported, **fields: object) -> Report:
+    """Return a report of what the task returned.
+
+    Raises:
+        PeerError: what it returned does not fit into one (`result`).
+    """
+    envelope = {"lease": order.lease, "run": order.run, "outcome": outcome, "train_seconds": max(0.0, gate.seconds)}
+    try:
+        return Report.model_validate({**envelope, **fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PeerError(Reason.RESULT, f"{where}: {first['msg']}") from error
+
+
+def _failed(order: Assignment, client: Client, gate: Gate, reason: Reason, detail: str, *, name: str = "") -> Finished:
+    """Log a failure, with its traceback when the task raised, and report its name."""
+    _log.error(
+        "training_failed",
+        device=client.id,
+        reason=str(reason),
+        round=order.round,
+        lease=order.lease,
+        cause=detail[:500],
+        exc_info=reason is Reason.TRAINING,
+    )
+    return Finished(
+        report=Report(
+            lease=order.lease,
+            run=order.run,
+            outcome=Reported.FAILED,
+            error=(name or str(reason))[:256],
+            train_seconds=max(0.0, gate.seconds),
+        )
+    )
+
+
+def _to_wire(metrics: Mapping[str, Metric]) -> dict[str, WireMetric]:
+    """Return what of a task's metrics can travel; the rest is named in the log."""
+    wire: dict[str, WireMetric] = {}
+    for name, metric in metrics.items():
+        numbers = tuple(float(number) for number in metric) if isinstance(metric, Ratio) else (float(metric),)
+        if all(math.isfinite(number) for number in numbers):
+            wire[name] = (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
+        else:
+            _log.warning("metric_not_finite", metric=name)
+    return wire
