@@ -322,7 +322,7 @@ class PublishRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEnded:
-    """One summary record a round."""
+    """One summary record a round. `counts` are those of the whole run; `expired` counts how often leases did."""
 
     round_id: int
     version: int

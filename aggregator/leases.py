@@ -4,7 +4,6 @@ A lease is a numbered permission to report once: idempotency key, permission to 
 one. `TRANSITIONS` is the whole truth about how a lease may move; anything else raises and changes nothing.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -77,8 +76,8 @@ class LeaseBook:
         self._open: dict[str, Lease] = {}  # not final
         self._live: dict[str, str] = {}  # device -> its outstanding lease
         self._counts = {kind: dict.fromkeys(LeaseState, 0) for kind in Kind}
-        self.n_moved: Counter[LeaseState] = Counter()
-        """How often a train lease came into a state."""
+        self.n_expirations = 0
+        """How often a train lease went without progress for too long; its state may have become another since."""
 
     def __getitem__(self, lease: str) -> Lease:
         return self._leases[lease]
@@ -116,8 +115,7 @@ class LeaseBook:
         counts = self._counts[lease.record.kind]
         counts[lease.state] -= 1
         counts[to] += 1
-        if lease.record.kind is Kind.TRAIN:
-            self.n_moved[to] += 1
+        self.n_expirations += to is LeaseState.EXPIRED and lease.record.kind is Kind.TRAIN
         if lease.state is LeaseState.OUTSTANDING:
             del self._live[lease.record.device]
         if to.is_final:

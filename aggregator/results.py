@@ -3,17 +3,17 @@
 A view of what the journal decides, never read to go on with a run.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from aggregator.evaluation import federated_metrics
 from aggregator.events import EvaluationDone, RoundEnded
-from aggregator.history import History, RoundSummary, read_history
+from aggregator.history import History
 from aggregator.model_store import export
 from aggregator.opening import OpenRun
-from aggregator.plot import save_plot
 
 __all__ = ["Results", "RunResult"]
 
@@ -56,14 +56,11 @@ class RunResult:
 class Results:
     """Writes into the run's folder."""
 
-    def __init__(self, opened: OpenRun) -> None:
-        self._opened = opened
+    def __init__(self, opened: OpenRun, wall: Callable[[], float]) -> None:
+        self._opened, self._wall = opened, wall
         self._history = History(opened.folder.history)
-        self._last: RoundSummary | None = None
-        self._bytes_up = 0
-        self._bytes_down = 0
 
-    def round_ended(self, ended: RoundEnded, *, participants: tuple[str, ...], bytes_up: int, bytes_down: int) -> None:
+    def round_ended(self, ended: RoundEnded, *, participants: Sequence[str], bytes_up: int, bytes_down: int) -> None:
         """Write a round's record, and log it.
 
         Args:
@@ -72,29 +69,18 @@ class Results:
             bytes_up: received since the start.
             bytes_down: published since the start.
         """
-        self._last = RoundSummary(
-            round_id=ended.round_id,
-            version=ended.version,
-            outcome=ended.outcome,
-            seconds=round(ended.seconds, 3),
-            counts=ended.counts,
-            metrics=ended.metrics,
-            bytes_up=bytes_up - self._bytes_up,
-            bytes_down=bytes_down - self._bytes_down,
-            participants=participants,
+        self._history.round_ended(
+            ended, bytes_up=bytes_up, bytes_down=bytes_down, participants=participants, wall_s=self._wall()
         )
-        self._bytes_up, self._bytes_down = bytes_up, bytes_down
-        self._history.append(self._last)
         seconds = round(ended.seconds, 1)
-        log.info("round_" + ended.outcome, round=ended.round_id, version=ended.version, seconds=seconds, **ended.counts)
+        metrics = {name: round(value, 4) for name, value in ended.metrics.items()}
+        log.info(f"round_{ended.outcome}", round=ended.round_id, version=ended.version, seconds=seconds, **metrics)
 
     def evaluated(self, done: EvaluationDone) -> dict[str, float]:
-        """Add a federated evaluation to the record of the newest round; return its metrics."""
+        """Write the record of an evaluation on devices; return its metrics."""
         summaries = federated_metrics(done.reports)
+        self._history.evaluated(done, summaries, wall_s=self._wall())
         log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports))
-        if self._last is not None:
-            self._last = replace(self._last, federated=summaries, federated_version=done.version)
-            self._history.append(self._last)
         return {name: summary.value for name, summary in summaries.items()}
 
     def committed(self, *, is_best: bool) -> None:
@@ -106,9 +92,7 @@ class Results:
         """Write the final model and the plot. Blocks: for the lane DISK."""
         opened = self._opened
         export(opened.store.load(version), opened.folder.final)
-        if opened.folder.history.exists():
-            rounds = read_history(opened.folder.history)
-            save_plot(rounds, opened.folder.plot, metric=opened.settings.stop.metric, title=opened.run)
+        self._history.plot(opened.folder.plot, metric=opened.settings.stop.metric)
 
     def result(
         self, cause: str, *, counts: dict[str, int], refused: dict[str, int], bytes_up: int, bytes_down: int

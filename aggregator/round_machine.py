@@ -13,7 +13,6 @@ back (`recovery.py`).
 """
 
 import math
-from collections import Counter
 from typing import assert_never
 
 from aggregator import events as ev
@@ -79,7 +78,6 @@ class RoundMachine:
         self._begins_at = -math.inf  # back-off after an abandoned round
         self._broker_lost_at: float | None = None
         self._n_abandoned = 0
-        self._moved_before = Counter[LeaseState]()
 
     # what others read
 
@@ -334,15 +332,14 @@ class RoundMachine:
     def _end_round(self, outcome: RoundOutcome, now: float) -> list[Command]:
         self.last_outcome = outcome
         self.window.round_ended()
-        moved = self.leases.n_moved - self._moved_before
-        self._moved_before = self.leases.n_moved.copy()
+        counts = {str(state): n for state, n in self.leases.counts().items()}
         return [
             ev.RoundEnded(
                 round_id=self.round_id,
                 version=self.version,
                 outcome=outcome,
                 seconds=now - self._round_began,
-                counts={str(state): n for state, n in moved.items()},
+                counts={**counts, LeaseState.EXPIRED: self.leases.n_expirations},
                 metrics=dict(self.metrics),
             )
         ]

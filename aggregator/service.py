@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 import structlog
 
@@ -32,13 +32,16 @@ from aggregator.uploads import Uploads
 from aggregator.version_making import VersionMaking
 from broker.transport import Transport
 from shared.blocking import Lane, RunBlocking, Threads
-from shared.errors import ConfigError, InvalidState
+from shared.errors import ConfigError, InvalidState, leaf_of
 from shared.task import Task
 from shared.topics import Topics
 
 __all__ = ["Aggregator", "RunResult"]
 
 log = structlog.get_logger(__name__)
+
+Tell: TypeAlias = Callable[[ev.Event], dict[str, Any]]
+Reachable: TypeAlias = Callable[[RunFolder, Tell], contextlib.AbstractAsyncContextManager[None]]
 
 CLOCK_EVERY_S = 5.0
 VERSIONS_AHEAD = 4
@@ -57,6 +60,7 @@ class Aggregator:
         transport: to the broker.
         evaluator: instead of `task`, when the task has to stay out of this process.
         run_blocking: threads when None.
+        reachable: makes a run steerable while it is served, such as `operator_socket.listening`.
         rng: jitter of reconnecting.
         wall: Unix time.
     """
@@ -69,6 +73,7 @@ class Aggregator:
         *,
         evaluator: Evaluator | None = None,
         run_blocking: RunBlocking | None = None,
+        reachable: Reachable | None = None,
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -76,7 +81,7 @@ class Aggregator:
             raise InvalidState("an aggregator needs a task or an evaluator, not both")
         self.settings = settings
         self._task, self._transport, self._evaluator, self._run_blocking = task, transport, evaluator, run_blocking
-        self._rng, self._wall = rng or random.Random(), wall
+        self._reachable, self._rng, self._wall = reachable, rng or random.Random(), wall
         self._serving: _Serving | None = None
         self.folder = settings.output.folder / run_name(settings)
 
@@ -104,7 +109,10 @@ class Aggregator:
                     wall=self._wall,
                 )
                 self._serving = _Serving(opened, evaluator, run_blocking, instance, self._wall)
-                return await self._serving.serve(self._transport, self._rng)
+                async with self._reachable(folder, self.tell) if self._reachable else contextlib.nullcontext():
+                    return await self._serving.serve(self._transport, self._rng)
+            except BaseExceptionGroup as group:
+                raise leaf_of(group) from group
             finally:
                 self._serving = None
                 await evaluator.close()
@@ -167,7 +175,7 @@ class _Serving:
             run_blocking,
             tell=self._tell,
         )
-        self._results = Results(opened)
+        self._results = Results(opened, wall)
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows: asyncio.Queue[ev.Journal] = asyncio.Queue()
         self._settled = asyncio.Event()

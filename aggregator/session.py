@@ -23,7 +23,7 @@ from aggregator.reception import Reception
 from aggregator.records import EpochRecord
 from broker.reconnect import Reconnect
 from broker.transport import Connection, Transport
-from shared.errors import AlreadyServed, ConfigError, PeerError, TransportError
+from shared.errors import AlreadyServed, ConfigError, PeerError, TransportError, leaf_of
 from shared.messages import AggregatorStatus
 from shared.wire import decode_json, encode_json
 
@@ -114,8 +114,10 @@ class Session:
             try:
                 async with transport.connect(will=self._words.will()) as connection:
                     await self._serve(connection, reconnect)
-            except* TransportError as group:
-                error = group.exceptions[0]
+            except (TransportError, BaseExceptionGroup) as caught:
+                error = leaf_of(caught) if isinstance(caught, BaseExceptionGroup) else caught
+                if not isinstance(error, TransportError):
+                    raise error from caught
             wait_s = reconnect.after_failure()
             again = datetime.fromtimestamp(self._wall() + wait_s, UTC).strftime("%H:%M:%S UTC")
             log.warning("broker_lost", error=str(error), attempt=reconnect.attempts, again_at=again)

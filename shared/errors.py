@@ -22,6 +22,7 @@ __all__ = [
     "PeerError",
     "Reason",
     "TransportError",
+    "leaf_of",
 ]
 
 
@@ -134,3 +135,11 @@ class TransportError(FederationError):
     def __init__(self, what: str, *, taken_over: bool = False) -> None:
         self.what, self.taken_over = what, taken_over
         super().__init__(what)
+
+
+def leaf_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that says most of a group: anything rather than a lost link, which many tasks notice."""
+    leaves: list[BaseException] = []
+    for error in errors.exceptions:
+        leaves.append(leaf_of(error) if isinstance(error, BaseExceptionGroup) else error)
+    return min(leaves, key=lambda error: isinstance(error, TransportError))

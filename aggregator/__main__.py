@@ -1,0 +1,220 @@
+"""`python -m aggregator run | watch | check | pause | resume | stop | export`.
+
+Exit codes: 0 done, 2 what the operator wrote cannot work, 3 the broker refuses who we are, 4 another process serves
+the run or the fleet, 130 interrupted.
+"""
+
+import asyncio
+import dataclasses
+import json
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aggregator.config import Settings
+from aggregator.opening import run_name
+from shared.config import load_settings
+from shared.errors import ConfigError
+from shared.logs import LogLevel, set_up_logs
+
+if TYPE_CHECKING:
+    from aggregator.service import RunResult
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
+
+Toml = Annotated[Path, typer.Argument(help="The run's TOML.", metavar="RUN.toml")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Level = Annotated[LogLevel, typer.Option(help="What goes to standard error.")]
+
+
+@app.command()
+def run(toml: Toml, as_json: Json = False, log_level: Level = "info") -> None:
+    """Serve a run until it is finished. The same name resumes where its journal ends.
+
+    In other terminals: `python -m aggregator watch RUN.toml` shows it live, `pause`, `resume` and `stop` steer it.
+    Every key can be overridden: `FEDMQ__STOP__ROUNDS=5 python -m aggregator run RUN.toml`.
+
+    Ctrl-C and SIGTERM end it cleanly; nothing that was accepted is lost.
+    """
+    set_up_logs(log_level)
+    with _explained():
+        settings = load_settings(Settings, toml)
+        result = asyncio.run(_run(settings, toml.resolve().parent))
+        if result is None:
+            typer.echo("interrupted: the same command goes on where this ended", err=True)
+            raise typer.Exit(130)
+        facts = dataclasses.asdict(result)
+        if as_json:
+            typer.echo(json.dumps(facts, default=str))
+            return
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+        typer.echo(
+            f"{result.run}: finished by {result.cause}, {result.version} versions in {result.rounds} rounds  {metrics}"
+        )
+        typer.echo("reports: " + "  ".join(f"{state} {n}" for state, n in result.counts.items()))
+        for name in ("model", "best", "history", "plot"):
+            if facts[name] is not None:
+                typer.echo(f"{name:8}{facts[name]}")
+
+
+@app.command()
+def watch(
+    toml: Annotated[Path | None, typer.Argument(help="The run's TOML; or give --broker and --fleet.")] = None,
+    broker: Annotated[str | None, typer.Option(help="URL, mqtt://host:port.")] = None,
+    fleet: Annotated[str | None, typer.Option(help="Name of the fleet.")] = None,
+    as_json: Json = False,
+    log_level: Level = "warning",
+) -> None:
+    """Show a fleet live: round, phase, reports against the goal, every device, the metric. Ends with the run.
+
+    A plain MQTT subscriber: it may run anywhere that reaches the broker. On a terminal it draws a table, elsewhere it
+    prints a line a change.
+    """
+    set_up_logs(log_level)
+    with _explained():
+        from aggregator.watch import watch_fleet
+
+        raise typer.Exit(asyncio.run(watch_fleet(toml, broker, fleet, as_json=as_json)))
+
+
+@app.command()
+def check(toml: Toml, as_json: Json = False) -> None:
+    """Read the TOML, load the task, ask it for its model, and say what the run will need. Starts nothing."""
+    set_up_logs("warning")
+    with _explained():
+        settings = load_settings(Settings, toml)
+        facts = asyncio.run(_check(settings, toml.resolve().parent))
+        typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name:28}{value}" for name, value in facts.items()))
+
+
+@app.command()
+def pause(toml: Toml, as_json: Json = False) -> None:
+    """Give out no more work and count no report, until `resume`. Devices keep what they have."""
+    _steer(toml, "pause", as_json)
+
+
+@app.command()
+def resume(
+    toml: Toml,
+    void: Annotated[
+        bool, typer.Option("--void", help="Throw away what was accepted for the version being built.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on after `pause`, or after an error has been mended."""
+    _steer(toml, "resume-void" if void else "resume", as_json)
+
+
+@app.command()
+def stop(toml: Toml, as_json: Json = False) -> None:
+    """Finish the run with its last committed version."""
+    _steer(toml, "stop", as_json)
+
+
+@app.command()
+def export(
+    toml: Toml,
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("model.safetensors"),
+    version: Annotated[int | None, typer.Option(min=0, help="Default: the last committed one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version as safetensors, names as in the model's state_dict: `net.load_state_dict(load_file(OUT))`."""
+    with _explained():
+        from aggregator.model_store import ModelStore, export
+
+        settings = load_settings(Settings, toml)
+        folder = settings.output.folder / run_name(settings) / "versions"
+        versions = ModelStore(folder).versions() if folder.is_dir() else []
+        if not versions:
+            hint = "python -m aggregator run … makes the first; is output.folder relative to another directory?"
+            raise ConfigError("there is no version yet", where=str(folder), hint=hint)
+        chosen = versions[-1] if version is None else version
+        export(ModelStore(folder).load(chosen), out)
+        typer.echo(json.dumps({"version": chosen, "path": str(out)}) if as_json else f"version {chosen}: {out}")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the operator can mend into a message and an exit code."""
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+def _steer(toml: Path, word: str, as_json: bool) -> None:
+    with _explained():
+        from aggregator.operator_socket import ask
+
+        settings = load_settings(Settings, toml)
+        reply = ask(settings.output.folder / run_name(settings), word)
+        if "error" in reply:
+            raise ConfigError(str(reply["error"]))
+        line = "{run}: {word} taken in phase {phase}, round {round}, version {version}"
+        typer.echo(json.dumps(reply) if as_json else line.format(word=word, **reply))
+
+
+async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
+    """Serve to the end; None when interrupted."""
+    from aggregator.evaluation_process import ProcessEvaluator
+    from aggregator.operator_socket import listening
+    from aggregator.service import Aggregator
+    from broker.mqtt import MqttTransport
+    from shared.blocking import Threads
+
+    with Threads() as run_blocking:
+        aggregator = Aggregator(
+            settings,
+            None,
+            MqttTransport(settings.broker, client_id=f"{settings.fleet}-aggregator-{secrets.token_hex(4)}"),
+            evaluator=ProcessEvaluator(settings.task, task_folder, run_blocking),
+            run_blocking=run_blocking,
+            reachable=listening,
+        )
+        serving = asyncio.ensure_future(aggregator.run())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        try:
+            return await serving
+        except asyncio.CancelledError:
+            return None
+
+
+async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
+    """Return what a run will need, from the task's own model."""
+    from aggregator.evaluation_process import ProcessEvaluator
+    from shared.blocking import Threads
+    from shared.codecs import codec_named
+    from shared.parameters import ParameterSpec
+
+    with Threads() as run_blocking:
+        evaluator = ProcessEvaluator(settings.task, task_folder, run_blocking)
+        try:
+            spec = ParameterSpec.of(await evaluator.initial(0))
+        finally:
+            await evaluator.close()
+    update_bytes = codec_named(settings.training.codec).encoded_bytes(spec.n_params)
+    knobs = settings.round
+    return {
+        "run": run_name(settings),
+        "task": settings.task,
+        "parameters": spec.n_params,
+        "spec": spec.digest,
+        "model_bytes": 4 * spec.n_params,
+        "update_bytes": update_bytes,
+        "update_travels": "inline" if update_bytes <= settings.transfer.inline_bytes else "in chunks",
+        "reports_a_round": f"{knobs.quorum_count} to {knobs.report_goal}",
+        "folder": str(settings.output.folder / run_name(settings)),
+    }
+
+
+if __name__ == "__main__":
+    app()
