@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
@@ -82,14 +82,6 @@ class EvaluationSummary:
     kind: Literal["evaluation"] = "evaluation"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunHistory:
-    """Everything in the file: rounds in their order, evaluations by version."""
-
-    rounds: tuple[RoundSummary, ...] = ()
-    evaluations: tuple[EvaluationSummary, ...] = ()
-
-
 _READER: TypeAdapter[RoundSummary | EvaluationSummary] = TypeAdapter(RoundSummary | EvaluationSummary)
 
 
@@ -106,7 +98,7 @@ class History:
         self._bytes_up = self._bytes_down = 0
         if path.exists():
             _cut_torn_line(path)
-            rounds = read_history(path).rounds
+            rounds = RunHistory.read(path).rounds
             self._totals = rounds[-1].totals if rounds else {}
 
     def round_ended(
@@ -166,7 +158,7 @@ class History:
         """Draw what is in the file; see `plot.save_plot`."""
         from aggregator.plot import save_plot  # it reads our types; and a run that draws nothing needs none of it
 
-        history = read_history(self._path) if self._path.exists() else RunHistory()
+        history = RunHistory.read(self._path) if self._path.exists() else RunHistory()
         return save_plot(history, path, metric=metric, title=self._path.parent.name)
 
     def _write(self, summary: RoundSummary | EvaluationSummary) -> None:
@@ -177,35 +169,51 @@ class History:
             log.warning("history_not_written", error=str(error), path=str(self._path))
 
 
-def read_history(path: Path) -> RunHistory:
-    """Read a history, also while it is being written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHistory:
+    """Everything in the file: rounds in their order, evaluations by version."""
+
+    rounds: tuple[RoundSummary, ...] = ()
+    evaluations: tuple[EvaluationSummary, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a history, also while it is being written.
+
+        Raises:
+            ConfigError: there is no such file, or a line in it is not one of ours.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError as error:
+            raise ConfigError("there is no history yet", where=str(path)) from error
+        rounds: dict[int, RoundSummary] = {}
+        evaluations: dict[int, EvaluationSummary] = {}
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):  # being written, or torn
+                break
+            try:
+                summary = _READER.validate_python(json.loads(line))
+            except (ValueError, ValidationError) as error:
+                raise ConfigError("not a line of a history", where=f"{path} line {number}") from error
+            match summary:
+                case RoundSummary():
+                    rounds[summary.round_id] = summary
+                case EvaluationSummary():
+                    evaluations[summary.version] = summary
+        return cls(
+            rounds=tuple(rounds[key] for key in sorted(rounds)),
+            evaluations=tuple(evaluations[key] for key in sorted(evaluations)),
+        )
+
+
+def read_history(path: Path) -> list[RoundSummary]:
+    """Return the rounds of a history.
 
     Raises:
-        ConfigError: there is no such file, or a line in it is not one of ours.
+        ConfigError: as `RunHistory.read`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError as error:
-        raise ConfigError("there is no history yet", where=str(path)) from error
-    rounds: dict[int, RoundSummary] = {}
-    evaluations: dict[int, EvaluationSummary] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):  # being written, or torn
-            break
-        try:
-            found: Any = json.loads(line)
-            summary = _READER.validate_python(found)
-        except (ValueError, ValidationError) as error:
-            raise ConfigError("not a line of a history", where=f"{path} line {number}") from error
-        match summary:
-            case RoundSummary():
-                rounds[summary.round_id] = summary
-            case EvaluationSummary():
-                evaluations[summary.version] = summary
-    return RunHistory(
-        rounds=tuple(rounds[key] for key in sorted(rounds)),
-        evaluations=tuple(evaluations[key] for key in sorted(evaluations)),
-    )
+    return list(RunHistory.read(path).rounds)
 
 
 def _stamp(wall_s: float) -> str:

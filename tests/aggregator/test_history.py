@@ -38,7 +38,7 @@ def test_round_is_written_as_the_difference_to_the_one_before(path: Path) -> Non
     history.round_ended(
         a_round(2, accepted=25, expired=1), bytes_up=250, bytes_down=20, participants=["a", "b"], wall_s=WALL_S
     )
-    first, second = read_history(path).rounds
+    first, second = read_history(path)
     assert (first.counts["accepted"], first.counts["expired"], first.bytes_up) == (12, 2, 100)
     assert (second.counts["accepted"], second.counts["expired"], second.bytes_up) == (13, 0, 150)
     assert second.totals["accepted"] == 25
@@ -51,7 +51,7 @@ def test_history_goes_on_after_a_restart(path: Path) -> None:
     """Leases are counted over the run, bytes since this process began: both differences are right."""
     History(path).round_ended(a_round(1, accepted=12), bytes_up=100, wall_s=WALL_S)
     History(path).round_ended(a_round(2, accepted=22), bytes_up=40, wall_s=WALL_S)
-    second = read_history(path).rounds[1]
+    second = read_history(path)[1]
     assert (second.counts["accepted"], second.bytes_up) == (10, 40)
 
 
@@ -61,9 +61,9 @@ def test_torn_last_line_is_cut_off(path: Path) -> None:
     history.round_ended(a_round(1), bytes_up=0, wall_s=WALL_S)
     with path.open("a") as file:
         file.write('{"round_id": 2, "ver')
-    assert [r.round_id for r in read_history(path).rounds] == [1]
+    assert [r.round_id for r in read_history(path)] == [1]
     History(path).round_ended(a_round(3), bytes_up=0, wall_s=WALL_S)
-    assert [r.round_id for r in read_history(path).rounds] == [1, 3]
+    assert [r.round_id for r in read_history(path)] == [1, 3]
 
 
 def test_round_written_twice_counts_once(path: Path) -> None:
@@ -71,7 +71,7 @@ def test_round_written_twice_counts_once(path: Path) -> None:
     history = History(path)
     history.round_ended(a_round(1, outcome="abandoned"), bytes_up=0, wall_s=WALL_S)
     history.round_ended(a_round(1), bytes_up=0, wall_s=WALL_S)
-    assert [r.outcome for r in read_history(path).rounds] == ["committed"]
+    assert [r.outcome for r in read_history(path)] == ["committed"]
 
 
 def test_evaluation_on_devices_has_a_line_of_its_own(path: Path) -> None:
@@ -79,7 +79,7 @@ def test_evaluation_on_devices_has_a_line_of_its_own(path: Path) -> None:
     summary = MetricSummary(value=0.5, p10=0.1, p50=0.5, p90=0.9, n_devices=2)
     done = EvaluationDone(version=5, n_asked=3, reports=(("a", 1, ()), ("b", 1, ())))
     History(path).evaluated(done, {"accuracy": summary}, wall_s=WALL_S)
-    (found,) = read_history(path).evaluations
+    (found,) = RunHistory.read(path).evaluations
     assert (found.version, found.n_asked, found.n_devices) == (5, 3, 2)
     assert found.metrics == {"accuracy": summary}
 
