@@ -100,7 +100,7 @@ class Announcements:
             round=machine.round_id,
             version=machine.version,
             phase=machine.phase,
-            causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.causes.items()]
+            causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.pausing.causes.items()]
             or (["waiting_for_devices"] if waits else []),
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,
@@ -138,7 +138,7 @@ class Announcements:
             max_bytes=record.max_bytes,
             seconds_left=command.seconds_left,
             max_seconds=self._settings.training.max_seconds if record.work else None,
-            status_every_s=self._machine.lease_s / 4,
+            status_every_s=self._machine.timer.lease_s / 4,
         )
         return self._to(AssignmentTopic(record.device), message)
 

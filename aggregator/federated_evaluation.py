@@ -4,7 +4,10 @@ Outside goal and phases: training goes on meanwhile. Not here: how metrics combi
 """
 
 from aggregator.config import EvaluationSettings
-from aggregator.events import Evaluated, EvaluationDone
+from aggregator.events import Command, Evaluated, EvaluationDone
+from aggregator.invitations import Invitations
+from aggregator.records import LeaseRecord
+from shared.messages import Kind
 
 __all__ = ["FederatedEvaluation"]
 
@@ -12,23 +15,26 @@ __all__ = ["FederatedEvaluation"]
 class FederatedEvaluation:
     """At most one evaluation at a time."""
 
-    def __init__(self, settings: EvaluationSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: EvaluationSettings, invitations: Invitations) -> None:
+        self._settings, self._invitations = settings, invitations
         self._version = -1
         self._pending: set[str] = set()
         self._n_asked = 0
         self._reports: dict[str, Evaluated] = {}
         self.closes_at: float | None = None
 
-    def is_due(self, version: int) -> bool:
-        """Return whether this version is to be evaluated on devices."""
-        every = self._settings.federated_every
-        return self.closes_at is None and every > 0 and version > 0 and version % every == 0
-
-    def begin(self, version: int, leases: list[str], now: float) -> None:
-        """Wait for these leases, until the window is over."""
-        self._version, self._pending, self._n_asked, self._reports = version, set(leases), len(leases), {}
-        self.closes_at = now + self._settings.window_s
+    def begin(self, version: int, round_id: int, now: float) -> list[Command]:
+        """Ask idle devices to evaluate a new version, where that is due; the window runs from now."""
+        every, window_s = self._settings.federated_every, self._settings.window_s
+        if self.closes_at is not None or not every or version % every:
+            return []
+        devices = self._invitations.idle(now)
+        asked = self._invitations.invite(Kind.EVALUATE, devices, self._settings.devices, round_id, window_s, now)
+        if asked:
+            self._version, self._n_asked, self._reports = version, len(asked), {}
+            self._pending = {command.record.lease for command in asked if isinstance(command.record, LeaseRecord)}
+            self.closes_at = now + window_s
+        return list(asked)
 
     def report(self, report: Evaluated) -> None:
         """Take one device's metrics."""
@@ -50,13 +56,13 @@ class FederatedEvaluation:
         if self.closes_at is not None:
             self.closes_at += seconds
 
-    def end(self) -> EvaluationDone | None:
-        """Close the books; None when no evaluation is under way."""
+    def end(self) -> list[Command]:
+        """Close the books, if an evaluation is under way."""
         if self.closes_at is None:
-            return None
+            return []
         self.closes_at = None
         self._pending.clear()
         reports = tuple(
             (device, report.num_examples, report.metrics) for device, report in sorted(self._reports.items())
         )
-        return EvaluationDone(version=self._version, n_asked=self._n_asked, reports=reports)
+        return [EvaluationDone(version=self._version, n_asked=self._n_asked, reports=reports)]

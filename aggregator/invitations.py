@@ -75,7 +75,7 @@ class Invitations:
 
     def invite(
         self, kind: Kind, candidates: list[str], size: int, round_id: int, seconds: float, now: float
-    ) -> list[Command]:
+    ) -> list[Journal]:
         """Lease work to `size` of the candidates, for `seconds`."""
         cohort = draw_cohort(self._settings.seed, kind, round_id, candidates, size) if size > 0 else []
         return [self._lease(device, kind, round_id, seconds, now) for device in cohort]

@@ -131,9 +131,22 @@ class LeaseBook:
         """Yield the leases that may still be decided, oldest first; safe against moving them meanwhile."""
         return (lease for lease in tuple(self._open.values()) if kind is None or lease.record.kind is kind)
 
-    def outstanding(self, kind: Kind) -> list[Lease]:
-        """Return the outstanding leases of a kind, oldest first."""
-        return [lease for lease in self._open.values() if lease.record.kind is kind and not _is_expired(lease)]
+    @property
+    def next_expiry(self) -> float | None:
+        """When the first outstanding lease expires; None: none is outstanding."""
+        return min((self._leases[name].expires_at for name in self._live.values()), default=None)
+
+    def expire(self, now: float) -> list[Lease]:
+        """Move every outstanding lease whose time is over; return them."""
+        late = [lease for name in self._live.values() if now >= (lease := self._leases[name]).expires_at]
+        for lease in late:
+            self.move(lease, LeaseState.EXPIRED)
+        return late
+
+    def moved(self, seconds: float) -> None:
+        """The engine was paused for that long: no lease ran meanwhile."""
+        for lease in self._open.values():
+            lease.expires_at += seconds
 
     def n_outstanding(self, kind: Kind) -> int:
         """Return how many leases of a kind are outstanding."""

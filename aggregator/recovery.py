@@ -106,7 +106,7 @@ def recover(
     # stopped by hand, or told to go on for longer since: then it goes on
     if finished is not None and machine.stopping.cause is not None:
         phase = Phase.FINISHED
-    left_s, n_extensions = machine.window.seconds, 0
+    left_s, n_extensions = machine.timer.window_s, 0
     if clock is not None and clock.round_id == machine.round_id:
         left_s = min(clock.left_s, max(0.0, clock.left_s - (wall_s - clock.wall_s)))
         n_extensions = clock.n_extensions
@@ -118,6 +118,6 @@ def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:
     live = machine.leases.live_of(record.device)
     if live is not None:  # it had expired: expiry is not journalled, for it decides nothing that lasts
         machine.leases.move(live, LeaseState.EXPIRED)
-    seconds = machine.lease_s if record.kind is Kind.TRAIN else machine.settings.evaluation.window_s
+    seconds = machine.timer.lease_s if record.kind is Kind.TRAIN else machine.settings.evaluation.window_s
     machine.leases.issue(record, now=now, expires_at=now + seconds)
     machine.invitations.recent[record.device] = record.lease

@@ -16,31 +16,23 @@ import math
 from typing import assert_never
 
 from aggregator import events as ev
+from aggregator import records as rec
 from aggregator.config import Settings
 from aggregator.events import Command, Journal
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import Invitations, receipt_of
 from aggregator.leases import LeaseBook, LeaseState
+from aggregator.pausing import Pausing
 from aggregator.phases import PHASES, PauseCause, Phase
 from aggregator.population import Population
-from aggregator.records import (
-    AbandonRecord,
-    CloseRecord,
-    CommitRecord,
-    FinishRecord,
-    RoundRecord,
-    VoidRecord,
-)
-from aggregator.reporting_window import ReportingWindow
 from aggregator.reports import Reports
+from aggregator.round_clock import RoundTimer
 from aggregator.stopping import Stopping
 from aggregator.tally import Tally
 from shared.errors import InvalidState, Reason
 from shared.messages import Kind, RoundOutcome
 
 __all__ = ["RoundMachine"]
-
-BROKER_GONE_S = 60.0
 
 
 class RoundMachine:
@@ -58,26 +50,17 @@ class RoundMachine:
         self.round_id = 0
         self.last_outcome: RoundOutcome | None = None
         self.metrics: dict[str, float] = {}
-        self.causes: dict[PauseCause, str] = {}
-        self.n_extensions = 0
         self.leases = LeaseBook()
         self.tally = Tally(settings, self.leases)
         self.population = Population()
         self.invitations = Invitations(
             settings, self.leases, self.tally, self.population, max_bytes=max_bytes, lease_prefix=lease_prefix
         )
-        self.evaluation = FederatedEvaluation(settings.evaluation)
+        self.evaluation = FederatedEvaluation(settings.evaluation, self.invitations)
         self.reports = Reports(self.leases, self.tally, self.population, self.evaluation)
         self.stopping = Stopping(settings.stop)
-        self.window = ReportingWindow(settings.round.window_s)
-        self.closes_at = math.inf  # end of the reporting window
-        self._held_back: list[ev.Event] = []  # verdicts that came while paused
-        self._resume_to = Phase.WAITING
-        self._paused_at = 0.0
-        self._round_began = 0.0
-        self._begins_at = -math.inf  # back-off after an abandoned round
-        self._broker_lost_at: float | None = None
-        self._n_abandoned = 0
+        self.timer = RoundTimer(settings.round)
+        self.pausing = Pausing()
 
     # what others read
 
@@ -91,16 +74,12 @@ class RoundMachine:
         """Whether the run has ended."""
         return self.phase is Phase.FINISHED
 
-    @property
-    def lease_s(self) -> float:
-        """How long a lease lives without progress, in seconds."""
-        return self.settings.round.lease_s or self.window.seconds
-
     def seconds_left(self, now: float) -> float | None:
         """Return what is left of the reporting window in seconds, None outside of it."""
-        if self.phase is Phase.PAUSED and self._resume_to is Phase.REPORTING:
-            return max(0.0, self.closes_at - self._paused_at)
-        return max(0.0, self.closes_at - now) if self.phase is Phase.REPORTING else None
+        is_paused = self.phase is Phase.PAUSED
+        if (self.pausing.resume_to if is_paused else self.phase) is not Phase.REPORTING:
+            return None
+        return max(0.0, self.timer.closes_at - (self.pausing.since if is_paused else now))
 
     def n_at_hand(self, now: float) -> int:
         """Return accepted + outstanding + eligible: what a round could still count on."""
@@ -110,18 +89,14 @@ class RoundMachine:
     @property
     def deadline(self) -> float | None:
         """When to handle `DeadlinePassed`, in the clock of `now`; None: not before another event."""
-        times: list[float] = []
-        if self._broker_lost_at is not None and PauseCause.BROKER not in self.causes:
-            times.append(self._broker_lost_at + BROKER_GONE_S)
+        times = [self.pausing.broker_gone_at]
         if self.phase is Phase.REPORTING:
-            times.append(self.closes_at)
-        if self.phase is Phase.WAITING and self._begins_at > -math.inf:
-            times.append(self._begins_at)
+            times.append(self.timer.closes_at)
+        if self.phase is Phase.WAITING and self.timer.begins_at > -math.inf:
+            times.append(self.timer.begins_at)
         if self.phase not in (Phase.PAUSED, Phase.FINISHED):
-            times += [lease.expires_at for kind in Kind for lease in self.leases.outstanding(kind)]
-            if self.evaluation.closes_at is not None:
-                times.append(self.evaluation.closes_at)
-        return min(times, default=None)
+            times += [self.leases.next_expiry, self.evaluation.closes_at]
+        return min((time for time in times if time is not None), default=None)
 
     def check(self) -> None:
         """Hold the invariants against the whole state.
@@ -136,9 +111,9 @@ class RoundMachine:
 
     def restored(self, *, phase: Phase, left_s: float, n_extensions: int, now: float) -> None:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
-        self.phase, self.n_extensions, self._round_began = phase, n_extensions, now
+        self.phase = phase
         if phase is Phase.REPORTING:
-            self.closes_at = now + left_s
+            self.timer.go_on(now, left_s, n_extensions)
 
     def start(self, now: float) -> list[Command]:
         """Return the first commands of a run, new or restored."""
@@ -160,11 +135,11 @@ class RoundMachine:
         if self.phase is Phase.FINISHED:
             return self._handle_after_the_end(event, now)
         if self.phase is Phase.PAUSED and isinstance(event, ev.Verified | ev.Refused):
-            self._held_back.append(event)
+            self.pausing.hold_back(event)
             return []
         commands = self._handle(event, now)
         if self.evaluation.is_complete:
-            commands += self._end_evaluation()
+            commands += self.evaluation.end()
         return commands + (self._finish_if_due(now) or self._advance(now))
 
     def _handle(self, event: ev.Event, now: float) -> list[Command]:
@@ -177,7 +152,7 @@ class RoundMachine:
             case ev.Progressed(device=device, lease=name):
                 lease = self.leases.get(name)
                 if lease is not None and lease.record.device == device:
-                    lease.expires_at = max(lease.expires_at, now + self.lease_s)
+                    lease.expires_at = max(lease.expires_at, now + self.timer.lease_s)
                 return []
             case ev.Offered(lease=name):
                 return self.reports.offered(self.leases[name], is_paused=self.phase is Phase.PAUSED)
@@ -196,20 +171,20 @@ class RoundMachine:
             case ev.AggregationFailed(detail=detail):
                 return self._pause(PauseCause.ERROR, detail, now)
             case ev.BrokerLost():
-                self._broker_lost_at = now if self._broker_lost_at is None else self._broker_lost_at
+                self.pausing.broker_lost(now)
                 return []
             case ev.BrokerFound():
-                self._broker_lost_at = None
-                return [*self._unpause({PauseCause.BROKER}, now), ev.PublishRound()]
+                self.pausing.broker_found()
+                return [*self._unpause(now, PauseCause.BROKER), ev.PublishRound()]
             case ev.DiskLow():
                 return self._pause(PauseCause.DISK, "the disk is nearly full", now)
             case ev.DiskFree():
-                return self._unpause({PauseCause.DISK}, now)
+                return self._unpause(now, PauseCause.DISK)
             case ev.PauseAsked():
                 return self._pause(PauseCause.OPERATOR, "by the operator", now)
             case ev.ResumeAsked(void=void):
                 voided = self._void() if void else []
-                return voided + self._unpause({PauseCause.OPERATOR, PauseCause.ERROR}, now)
+                return voided + self._unpause(now, PauseCause.OPERATOR, PauseCause.ERROR)
             case ev.StopAsked():
                 return self._finish("operator", now)
             case ev.DeadlinePassed():
@@ -242,10 +217,7 @@ class RoundMachine:
         if self.phase is Phase.WAITING:
             if self.tally.n_accepted >= goal:
                 return self._close()
-            if now < self._begins_at:
-                return []
-            self._begins_at = -math.inf
-            if self.n_at_hand(now) < quorum:
+            if now < self.timer.begins_at or self.n_at_hand(now) < quorum:
                 return []
             commands += self._begin_round(now)
         if self.phase is Phase.REPORTING:
@@ -259,11 +231,11 @@ class RoundMachine:
     def _begin_round(self, now: float) -> list[Command]:
         self._enter(Phase.REPORTING)
         self.round_id += 1
-        self.n_extensions = 0
-        self._round_began = now
-        self.closes_at = now + self.window.seconds
+        self.timer.begin(now)
         self.invitations.forget_settled()
-        return [Journal(record=RoundRecord(round_id=self.round_id, into=self.version + 1), then=(ev.PublishRound(),))]
+        return [
+            Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(ev.PublishRound(),))
+        ]
 
     def _invite(self, now: float) -> list[Command]:
         """Keep ⌈over_selection x (goal - accepted)⌉ leases out."""
@@ -273,23 +245,25 @@ class RoundMachine:
         if wanted <= 0:
             return []
         candidates = self.invitations.eligible(self.round_id, now)
-        return self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.lease_s, now)
+        return self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)
 
     def _close(self) -> list[Command]:
         self._enter(Phase.AGGREGATING)
-        self.closes_at = math.inf
+        self.timer.close()
         into = self.version + 1
         aggregate = ev.Aggregate(into=into, round_id=self.round_id)
-        return [Journal(record=CloseRecord(into=into, last_seq=self.tally.close()), then=(aggregate,))]
+        return [Journal(record=rec.CloseRecord(into=into, last_seq=self.tally.close()), then=(aggregate,))]
 
     def _version_written(self, event: ev.VersionWritten) -> list[Command]:
         """The next version is on disk: once its row is durable too, it is the truth."""
         self.tally.commit(event.version)
-        record = CommitRecord(version=self.version, round_id=self.round_id, digest=event.digest, metrics=event.metrics)
+        record = rec.CommitRecord(
+            version=self.version, round_id=self.round_id, digest=event.digest, metrics=event.metrics
+        )
         self.committed(record)
         return [Journal(record=record, then=(ev.PublishModel(version=self.version),))]
 
-    def committed(self, record: CommitRecord) -> None:
+    def committed(self, record: rec.CommitRecord) -> None:
         """Count a committed version towards the end of the run, now or when the journal is read back."""
         self.stopping.committed(record.version)
         if record.metrics:
@@ -298,19 +272,18 @@ class RoundMachine:
 
     def _published(self, version: int, now: float) -> list[Command]:
         """The version is on the broker: the round is over."""
-        where = self._resume_to if self.phase is Phase.PAUSED else self.phase
+        where = self.pausing.resume_to if self.phase is Phase.PAUSED else self.phase
         if where is not Phase.AGGREGATING or version != self.version or self.tally.is_closed:
             return []  # published again, after a reconnect or a restart
         if self.phase is Phase.PAUSED:
-            self._resume_to = Phase.WAITING
+            self.pausing.resume_to = Phase.WAITING
         else:
             self._enter(Phase.WAITING)
-        self._n_abandoned = 0
-        if self.stopping.cause is not None:
-            return self._end_round(RoundOutcome.COMMITTED, now)
-        cancelled = self._cancel_surplus()
+        cancelled = self._cancel_surplus() if self.stopping.cause is None else []
         ended = self._end_round(RoundOutcome.COMMITTED, now)
-        return [*cancelled, *ended, ev.PublishRound(), *self._begin_evaluation(now)]
+        if self.stopping.cause is not None:
+            return ended
+        return [*cancelled, *ended, ev.PublishRound(), *self.evaluation.begin(self.version, self.round_id, now)]
 
     def _cancel_surplus(self) -> list[Command]:
         """Work that would lag too far behind is not waited for, in any mode."""
@@ -321,24 +294,20 @@ class RoundMachine:
         return commands
 
     def _abandon(self, now: float) -> list[Command]:
-        bounds = self.settings.round.window_s
-        self._begins_at = now + min(bounds.max, bounds.min * 2.0 ** min(self._n_abandoned, 16))
-        self._n_abandoned += 1
-        self.closes_at = math.inf
         self._enter(Phase.WAITING)
         commands = self._end_round(RoundOutcome.ABANDONED, now)
-        return [Journal(record=AbandonRecord(round_id=self.round_id), then=(ev.PublishRound(),)), *commands]
+        return [Journal(record=rec.AbandonRecord(round_id=self.round_id), then=(ev.PublishRound(),)), *commands]
 
     def _end_round(self, outcome: RoundOutcome, now: float) -> list[Command]:
         self.last_outcome = outcome
-        self.window.round_ended()
+        seconds = self.timer.end(now, is_committed=outcome is RoundOutcome.COMMITTED)
         counts = {str(state): n for state, n in self.leases.counts().items()}
         return [
             ev.RoundEnded(
                 round_id=self.round_id,
                 version=self.version,
                 outcome=outcome,
-                seconds=now - self._round_began,
+                seconds=seconds,
                 counts={**counts, LeaseState.EXPIRED: self.leases.n_expirations},
                 metrics=dict(self.metrics),
             )
@@ -352,77 +321,65 @@ class RoundMachine:
 
     def _finish(self, cause: str, now: float) -> list[Command]:
         self._enter(Phase.FINISHED)
-        self.causes.clear()
-        commands: list[Command] = [Journal(record=FinishRecord(cause=cause), then=(ev.PublishRound(),))]
+        self.pausing.clear(frozenset(PauseCause))
+        commands: list[Command] = [Journal(record=rec.FinishRecord(cause=cause), then=(ev.PublishRound(),))]
         for lease in self.leases.open():
             commands += self.reports.conclude(lease, LeaseState.DISCARDED, Reason.RUN_FINISHED)
-        return [*commands, *self._end_evaluation(), ev.Finish(cause=cause)]
+        return [*commands, *self.evaluation.end(), ev.Finish(cause=cause)]
 
     def _deadline_passed(self, now: float) -> list[Command]:
-        lost_at = self._broker_lost_at
-        if lost_at is not None and now >= lost_at + BROKER_GONE_S and PauseCause.BROKER not in self.causes:
+        gone_at = self.pausing.broker_gone_at
+        if gone_at is not None and now >= gone_at:
             return self._pause(PauseCause.BROKER, "the broker is gone", now)
         if self.phase is Phase.PAUSED:
             return []
-        for kind in Kind:
-            for lease in self.leases.outstanding(kind):
-                if now >= lease.expires_at:
-                    self.leases.move(lease, LeaseState.EXPIRED)
-                    self.evaluation.settled(lease.record.lease)
+        for lease in self.leases.expire(now):
+            self.evaluation.settled(lease.record.lease)
         is_over = self.evaluation.closes_at is not None and now >= self.evaluation.closes_at
-        commands = self._end_evaluation() if is_over else []
-        if self.phase is Phase.REPORTING and now >= self.closes_at:
+        commands = self.evaluation.end() if is_over else []
+        if self.phase is Phase.REPORTING and now >= self.timer.closes_at:
             if self.tally.n_accepted >= self.settings.round.quorum_count:
                 return commands + self._close()
-            if self.n_extensions < self.settings.round.extensions:
-                self.n_extensions += 1
-                self.closes_at = now + self.window.seconds / 2
-                return commands
-            return commands + self._abandon(now)
+            return commands if self.timer.extend(now) else commands + self._abandon(now)
         return commands
 
     # pausing
 
     def _pause(self, cause: PauseCause, detail: str, now: float) -> list[Command]:
-        self.causes[cause] = detail
-        if self.phase is Phase.PAUSED:
-            return [ev.PublishRound()]
-        self._resume_to, self._paused_at = self.phase, now
-        self._enter(Phase.PAUSED)
+        self.pausing.causes[cause] = detail
+        if self.phase is not Phase.PAUSED:
+            self.pausing.begin(self.phase, now)
+            self._enter(Phase.PAUSED)
         return [ev.PublishRound()]
 
-    def _unpause(self, causes: set[PauseCause], now: float) -> list[Command]:
-        failed, resume_to = PauseCause.ERROR in self.causes, self._resume_to
-        for cause in causes:
-            self.causes.pop(cause, None)
-        if self.phase is not Phase.PAUSED or self.causes:
+    def _unpause(self, now: float, *causes: PauseCause) -> list[Command]:
+        failed = PauseCause.ERROR in self.pausing.causes
+        if not self.pausing.clear(frozenset(causes)) or self.phase is not Phase.PAUSED:
             return []
-        paused_s = now - self._paused_at
-        self.closes_at += paused_s
-        self._begins_at += paused_s
-        for lease in self.leases.open():
-            lease.expires_at += paused_s
+        paused_s, resume_to = now - self.pausing.since, self.pausing.resume_to
+        self.timer.moved(paused_s)
+        self.leases.moved(paused_s)
         self.evaluation.moved(paused_s)
         self._enter(resume_to)
         commands: list[Command] = [ev.PublishRound()]
         if failed and resume_to is Phase.AGGREGATING and self.tally.is_closed:
             commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
-        held_back, self._held_back = self._held_back, []
-        for event in held_back:
+        for event in self.pausing.released():
             commands += self._handle(event, now)
         return commands
 
     def _void(self) -> list[Command]:
         """Throw away what was accepted for the version being built; its round is abandoned."""
-        if self.phase is not Phase.PAUSED:
+        is_making = self.pausing.resume_to is Phase.AGGREGATING and PauseCause.ERROR not in self.pausing.causes
+        if self.phase is not Phase.PAUSED or is_making:
             return []
         into = self.tally.void()
-        self._resume_to = Phase.WAITING
-        self.closes_at = math.inf
+        self.pausing.resume_to = Phase.WAITING
+        self.timer.close()
         self.last_outcome = RoundOutcome.ABANDONED
         return [
-            Journal(record=VoidRecord(into=into), then=(ev.Forget(into=into),)),
-            Journal(record=AbandonRecord(round_id=self.round_id)),
+            Journal(record=rec.VoidRecord(into=into), then=(ev.Forget(into=into),)),
+            Journal(record=rec.AbandonRecord(round_id=self.round_id)),
         ]
 
     # devices and their reports
@@ -445,20 +402,7 @@ class RoundMachine:
         lease = self.leases[event.lease]
         commands = self.reports.verified(event, self.round_id)
         if lease.state is LeaseState.ACCEPTED:
-            self.window.reported(now - lease.issued_at)
-        return commands
-
-    # federated evaluation
-
-    def _begin_evaluation(self, now: float) -> list[Command]:
-        if not self.evaluation.is_due(self.version):
-            return []
-        knobs = self.settings.evaluation
-        candidates = self.invitations.idle(now)
-        commands = self.invitations.invite(Kind.EVALUATE, candidates, knobs.devices, self.round_id, knobs.window_s, now)
-        if commands:
-            names = [lease.record.lease for lease in self.leases.outstanding(Kind.EVALUATE)]
-            self.evaluation.begin(self.version, names, now)
+            self.timer.reported(now - lease.issued_at)
         return commands
 
     def federated_metrics(self, version: int, metrics: dict[str, float]) -> None:
@@ -466,7 +410,3 @@ class RoundMachine:
         if self.settings.evaluation.central_every == 0:
             self.metrics = {**self.metrics, **metrics}
             self.stopping.evaluated(version, metrics)
-
-    def _end_evaluation(self) -> list[Command]:
-        done = self.evaluation.end()
-        return [] if done is None else [done]

@@ -333,7 +333,10 @@ class _Serving:
             left_s = machine.seconds_left(self._now())
             if left_s is not None:
                 clock = RoundClock(
-                    round_id=machine.round_id, left_s=left_s, n_extensions=machine.n_extensions, wall_s=self._wall()
+                    round_id=machine.round_id,
+                    left_s=left_s,
+                    n_extensions=machine.timer.n_extensions,
+                    wall_s=self._wall(),
                 )
                 await self._opened.journal.store_clock(clock)
             is_low, was_low = self._is_disk_low(), is_low
