@@ -44,6 +44,7 @@ def read_tls(settings: BrokerSettings) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(_cause(settings.ca_file, error), where="broker.ca_file") from error
+    context.sslsocket_class = _ClosedWhenRefused
     if settings.cert_file is not None:
         try:
             # An encrypted key would ask for its passphrase on the terminal, where nobody may sit.
@@ -52,6 +53,17 @@ def read_tls(settings: BrokerSettings) -> ssl.SSLContext | None:
             both = f"{settings.cert_file} and {settings.key_file or 'the key in it'}"
             raise ConfigError(_cause(both, error), where="broker.cert_file, broker.key_file") from error
     return context
+
+
+class _ClosedWhenRefused(ssl.SSLSocket):
+    """A socket that paho, which makes it, would leave open when the handshake fails."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _cause(path: Path | str | None, error: Exception) -> str:

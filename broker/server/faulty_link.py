@@ -53,6 +53,7 @@ class FaultyLink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.StreamWriter] = set()
         self._is_down = False
+        self._bytes = {"up": 0, "down": 0}
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -73,6 +74,16 @@ class FaultyLink:
     def is_down(self) -> bool:
         """Whether nothing gets through."""
         return self._is_down
+
+    @property
+    def bytes_up(self) -> int:
+        """What the client has sent so far, lost or not, over all connections."""
+        return self._bytes["up"]
+
+    @property
+    def bytes_down(self) -> int:
+        """What the broker has sent so far, lost or not, over all connections."""
+        return self._bytes["down"]
 
     async def down(self) -> None:
         """Break what is open and let nothing new through, until `up`."""
@@ -152,8 +163,8 @@ class FaultyLink:
             for writer in writers:
                 writer.transport.set_write_buffer_limits(BUFFER_BYTES)
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._one_way(near_reader, far, self._profile.up(self._rng)))
-                ways.create_task(self._one_way(far_reader, near, self._profile.down(self._rng)))
+                ways.create_task(self._one_way("up", near_reader, far, self._profile.up(self._rng)))
+                ways.create_task(self._one_way("down", far_reader, near, self._profile.down(self._rng)))
             for writer in writers:
                 writer.close()
         except* OSError:
@@ -164,20 +175,21 @@ class FaultyLink:
                 if not writer.is_closing():
                     _reset(writer)
 
-    async def _one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: Flow) -> None:
+    async def _one_way(self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: Flow) -> None:
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(PIECES_ON_THE_WAY)
         async with asyncio.TaskGroup() as ends:
-            ends.create_task(self._send(reader, flow, on_the_way))
+            ends.create_task(self._send(way, reader, flow, on_the_way))
             ends.create_task(self._receive(writer, on_the_way))
 
     async def _send(
-        self, reader: asyncio.StreamReader, flow: Flow, on_the_way: "asyncio.Queue[tuple[float, bytes]]"
+        self, way: str, reader: asyncio.StreamReader, flow: Flow, on_the_way: "asyncio.Queue[tuple[float, bytes]]"
     ) -> None:
         loop = asyncio.get_running_loop()
         piece = b"begin"
         while piece:
             await self._flowing.wait()
             piece = await reader.read(flow.piece_bytes(PIECE_S, PIECE_BYTES))
+            self._bytes[way] += len(piece)
             await on_the_way.put((flow.arrival(len(piece), loop.time()), piece))
             await _sleep_until(flow.free_at)
 

@@ -16,6 +16,13 @@ ROOT = Path(__file__).parents[2]
 pytest.register_assert_rewrite("tests.broker.contract")
 
 
+@pytest.fixture(autouse=True)
+def _skip_without_mosquitto(request: pytest.FixtureRequest) -> None:
+    """A test marked `mosquitto` says why it is skipped where there is none."""
+    if request.node.get_closest_marker("mosquitto") and find_mosquitto() is None:
+        pytest.skip("no mosquitto on this machine")
+
+
 def _url_of(kind: str) -> Iterator[str]:
     command = [sys.executable, "-m", "broker", "--port", "0", "--kind", kind, "--json", "--log-level", "error"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -26,9 +33,7 @@ def _url_of(kind: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mosquitto_url() -> Iterator[str]:
-    """URL of a Mosquitto with the project's configuration."""
-    if find_mosquitto() is None:
-        pytest.skip("no mosquitto on this machine")
+    """URL of a Mosquitto with the project's configuration; for tests marked `mosquitto`."""
     yield from _url_of("mosquitto")
 
 
