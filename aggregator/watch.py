@@ -15,7 +15,6 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -160,10 +159,14 @@ def _progress(view: FleetView) -> RenderableType:
     assert run is not None
     if run.phase == "waiting":
         return Text(f"devices   {run.have} there, {run.need} needed")
-    row = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=max(1, run.goal), completed=min(run.have, run.goal), width=SPARK_WIDTH)
-    row.add_row(Text("reports  "), bar, Text(f"{run.have} of {run.goal}, quorum {run.need}"))
-    return row
+    share = min(1.0, run.have / run.goal) if run.goal else 0.0
+    return Text.assemble("reports   ", _bar(share, SPARK_WIDTH), f"  {run.have} of {run.goal}, quorum {run.need}")
+
+
+def _bar(share: float, width: int) -> Text:
+    """Return a bar that can be read without colours."""
+    n_full = int(share * width)
+    return Text.assemble(("█" * n_full, "green"), ("░" * (width - n_full), "dim"), f" {share:4.0%}")
 
 
 def _devices(view: FleetView, max_rows: int) -> RenderableType:
@@ -181,9 +184,7 @@ def _devices(view: FleetView, max_rows: int) -> RenderableType:
             Text(device),
             Text(_words(state, status.phase), style=_STYLES[state]),
             Text(str(status.round)) if is_busy and status.round is not None else Text(""),
-            ProgressBar(total=1.0, completed=status.progress, width=20)
-            if is_busy and status.progress is not None
-            else Text(""),
+            _bar(status.progress, 16) if is_busy and status.progress is not None else Text(""),
             Text(view.note(device), style="dim"),
         )
     counts = [(state, sum(s is state for s in states.values())) for state in DeviceState]

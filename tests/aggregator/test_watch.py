@@ -96,7 +96,7 @@ def test_table_says_how_far_the_round_is_and_who_does_what() -> None:
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("pi-")}
     assert "training" in rows["pi-1"]
     assert "uploading" in rows["pi-2"]
-    assert "━" in rows["pi-2"]
+    assert "████████░░░░░░░░  50%" in rows["pi-2"]
     assert "late, training" in rows["pi-3"]
     assert "gone" in rows["pi-4"]
     assert "not_eligible: on battery" in rows["pi-5"]
