@@ -3,46 +3,49 @@
 On a terminal a table, elsewhere a line for each change, or JSON lines for programs. It needs no right but to read
 `aggregator/#` and `from/+/status`, changes nothing, and survives the broker.
 
-Not here: what is known (`fleet_view.py`).
+Not here: what is known (`fleet_view.py`), and how it looks (`fleet_table.py`).
 """
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from aggregator.fleet_view import DeviceState, FleetView
+from aggregator.config import Settings
+from aggregator.fleet_table import render
+from aggregator.fleet_view import FleetView
+from broker.config import BrokerSettings
 from broker.reconnect import Reconnect
 from broker.transport import Message, Transport
+from shared.config import load_settings
 from shared.errors import ConfigError, TransportError
-from shared.messages import AggregatorStatus, for_people
-from shared.topics import AggregatorStatusTopic, Topics
+from shared.messages import AggregatorStatus
+from shared.topics import NAME, AggregatorStatusTopic, Topics
 
-__all__ = ["render", "sparkline", "watch"]
+__all__ = ["WatchSettings", "watch", "watch_fleet"]
 
 REDRAW_S = 0.25
 """Seconds between two drawings of the table."""
 HEAD_LINES = 12
 """Lines that everything but the rows of devices takes, at most."""
-SPARKS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 40
-_STYLES = {
-    DeviceState.UPLOADING: "green",
-    DeviceState.TRAINING: "cyan",
-    DeviceState.FETCHING: "blue",
-    DeviceState.LATE: "yellow",
-    DeviceState.REFUSED: "magenta",
-    DeviceState.GONE: "red",
-    DeviceState.IDLE: "dim",
-}
-_CROWDED = {state: rank for rank, state in enumerate(DeviceState)}
+
+
+class WatchSettings(BaseModel):
+    """What a watcher without the run's TOML has to know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fleet: str = Field("fleet", pattern=f"^{NAME.pattern}$", description="which devices: a segment of every topic")
+    broker: BrokerSettings = BrokerSettings()
 
 
 class _Display(Protocol):
@@ -56,6 +59,28 @@ class _Display(Protocol):
 
     def tick(self) -> None:
         """Time has passed."""
+
+
+async def watch_fleet(toml: Path | None, broker: str | None, fleet: str | None, *, as_json: bool = False) -> int:
+    """Show a fleet over a real broker, on standard output, until its run is finished; return the exit code.
+
+    Args:
+        toml: of the run; None: `broker`, `fleet` and the environment say everything.
+        broker: URL, over the TOML's.
+        fleet: over the TOML's.
+        as_json: JSON lines.
+
+    Raises:
+        ConfigError: the settings are wrong, or the broker says no.
+    """
+    from broker.mqtt import MqttTransport  # a watcher of a simulated broker needs none of it
+
+    given = {"broker.url": broker, "fleet": fleet}
+    settings = load_settings(WatchSettings, None, given) if toml is None else load_settings(Settings, toml, given)
+    # an id of its own: with the aggregator's it would push the aggregator out
+    transport = MqttTransport(settings.broker, f"watch-{secrets.token_hex(4)}")
+    await watch(transport, settings.fleet, Console(), as_json=as_json)
+    return 0
 
 
 async def watch(
@@ -123,89 +148,6 @@ async def _follow(
             wait_s = reconnect.after_failure()
             display.note(f"no broker: {error}; trying again in {wait_s:.1f} s")
             await asyncio.sleep(wait_s)
-
-
-def render(view: FleetView, now: float, *, max_rows: int = 1000) -> RenderableType:
-    """Return the whole picture.
-
-    Args:
-        view: what is known.
-        now: seconds, on the clock that the view was told.
-        max_rows: devices that are shown; of more, the busiest.
-    """
-    if view.run is None:
-        return Group(Text("waiting for an aggregator to say something", style="dim"), _devices(view, max_rows))
-    run = view.run
-    head = Text.assemble(
-        (run.run, "bold"), "   round ", (str(run.round), "bold"), "   version ", (str(run.version), "bold"), "   "
-    )
-    phase = for_people(run.phase) if view.is_served else "aggregator gone"
-    head.append(phase, style={"reporting": "green", "finished": "bold green", "paused": "yellow"}.get(phase, "yellow"))
-    left = view.seconds_left(now)
-    if left is not None and phase == "reporting":
-        head.append(f"   {left:.0f} s left")
-    parts: list[RenderableType] = [head, _progress(view)]
-    parts += [Text(cause, style="yellow") for cause in run.causes]
-    counts = [f"{for_people(name)} {n}" for name, n in run.states.items() if n]
-    if counts:
-        parts.append(Text("leases    " + "   ".join(counts)))
-    for name, trend in sorted(view.trends.items()):
-        parts.append(Text.assemble(f"{name:<10}", (f"{trend[-1]:<8.4g}", "bold"), (sparkline(list(trend)), "cyan")))
-    return Group(*parts, _devices(view, max_rows))
-
-
-def _progress(view: FleetView) -> RenderableType:
-    run = view.run
-    assert run is not None
-    if run.phase == "waiting":
-        return Text(f"devices   {run.have} there, {run.need} needed")
-    share = min(1.0, run.have / run.goal) if run.goal else 0.0
-    return Text.assemble("reports   ", _bar(share, SPARK_WIDTH), f"  {run.have} of {run.goal}, quorum {run.need}")
-
-
-def _bar(share: float, width: int) -> Text:
-    """Return a bar that can be read without colours."""
-    n_full = int(share * width)
-    return Text.assemble(("█" * n_full, "green"), ("░" * (width - n_full), "dim"), f" {share:4.0%}")
-
-
-def _devices(view: FleetView, max_rows: int) -> RenderableType:
-    states = {device: view.state(device) for device in view.devices}
-    shown = sorted(states)
-    if len(shown) > max_rows:
-        shown = sorted(shown, key=lambda device: (_CROWDED[states[device]], device))[:max_rows]
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("device", "does", "round", "progress", ""):
-        table.add_column(title, no_wrap=True)
-    for device in shown:
-        status, state = view.devices[device], states[device]
-        is_busy = state not in (DeviceState.IDLE, DeviceState.REFUSED, DeviceState.GONE)
-        table.add_row(
-            Text(device),
-            Text(_words(state, status.phase), style=_STYLES[state]),
-            Text(str(status.round)) if is_busy and status.round is not None else Text(""),
-            _bar(status.progress, 16) if is_busy and status.progress is not None else Text(""),
-            Text(view.note(device), style="dim"),
-        )
-    counts = [(state, sum(s is state for s in states.values())) for state in DeviceState]
-    caption = ", ".join(f"{n} {state}" for state, n in counts if n) or "no devices yet"
-    hidden = f" ({len(states) - len(shown)} not shown)" if len(shown) < len(states) else ""
-    return Group(Text(), table, Text(f"{len(states)} devices: {caption}{hidden}", style="dim"))
-
-
-def _words(state: DeviceState, phase: str) -> str:
-    return f"late, {for_people(phase)}" if state is DeviceState.LATE else str(state)
-
-
-def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
-    """Return the last `width` values as a line of blocks, from the least to the largest of them."""
-    values = values[-width:]
-    if not values:
-        return ""
-    low, span = min(values), max(values) - min(values)
-    if span <= 0:
-        return SPARKS[0] * len(values)
-    return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values)
 
 
 @contextmanager
