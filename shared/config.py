@@ -303,8 +303,8 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def _public(value: Any) -> Any:
     match value:
         case BaseModel():
-            fields = {name: getattr(value, name) for name in type(value).model_fields}
-            return {n: _public(v) for n, v in fields.items() if not isinstance(v, SecretStr | SecretBytes)}
+            fields = type(value).model_fields
+            return {name: _public(getattr(value, name)) for name, field in fields.items() if not _is_secret(field)}
         case Mapping():
             return {str(name): _public(each) for name, each in value.items()}
         case list() | tuple():

@@ -1,0 +1,30 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shared
+
+MODULES = sorted(path.stem for path in Path(shared.__file__).parent.glob("*.py") if path.stem != "__init__")
+HEAVY = ["torch", "sklearn", "matplotlib", "aiomqtt", "typer"]
+
+
+def test_only_torch_task_loads_torch() -> None:
+    """A Raspberry Pi with a NumPy task never installs it; one process imports all the rest and looks."""
+    names = [f"shared.{name}" for name in MODULES if name != "torch_task"]
+    program = (
+        f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+        f"sys.exit(','.join(name for name in {HEAVY} if name in sys.modules) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_is_and_what_it_offers(name: str) -> None:
+    """A docstring, and `__all__` that names only what is there."""
+    module = __import__(f"shared.{name}", fromlist=["*"])
+    assert module.__doc__
+    assert set(module.__all__) <= set(vars(module))
+    assert list(module.__all__) == sorted(module.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
