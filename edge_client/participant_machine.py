@@ -139,6 +139,7 @@ class ParticipantMachine:
                 self._on_deadline(now)
             case _:
                 assert_never(event)
+        self._notice_over(now)
         return self._commands
 
     # the connection
@@ -174,7 +175,6 @@ class ParticipantMachine:
         if self._presence.is_connected:
             for lease in wanted:
                 self._offer(lease, now)
-        self._notice_over(now)
 
     def _on_round(self, manifest: Round, now: float, *, retained: bool) -> None:
         if self._presence.is_stale(manifest.epoch, now, retained=retained, answers_us=False):
@@ -190,7 +190,6 @@ class ParticipantMachine:
         for lease in self._held.finish(manifest.run, now) if self._presence.is_connected else ():
             if not retained:  # what is retained came after connecting, and then they were offered
                 self._offer(lease, now)
-        self._notice_over(now)
 
     # work
 
@@ -228,14 +227,14 @@ class ParticipantMachine:
         self._notice_parked(now)
 
     def _on_lost(self, lease: str, now: float) -> None:
-        if lease in self._held:
-            self._stop_work(lease)
-            self._held.remove(lease)
+        if lease not in self._held:
+            return
+        self._stop_work(lease)
+        self._held.remove(lease)
         if self.lease == lease:
             self._go(Phase.IDLE, now)
             if self._presence.is_connected:
                 self._check_in(now)
-        self._notice_over(now)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> None:
         lease = receipt.lease
@@ -288,7 +287,6 @@ class ParticipantMachine:
     # time
 
     def _on_deadline(self, now: float) -> None:
-        self._notice_over(now)
         if not self._presence.is_connected:
             return
         offers, given_up = self._held.due(now)
@@ -309,6 +307,7 @@ class ParticipantMachine:
         self._phase = phase
         if phase is Phase.IDLE:
             self._live = None
+            self._presence.idle(now)
         else:
             self._presence.busy()
         self._send_status(now)
@@ -345,7 +344,6 @@ class ParticipantMachine:
             self._go(Phase.IDLE, now)
         if self._phase is Phase.IDLE and self._presence.is_connected and (is_live or is_held):
             self._check_in(now)
-        self._notice_over(now)
 
     def _conclude(self, settle: Settle) -> None:
         if settle.lease not in self._finals:

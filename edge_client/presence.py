@@ -172,6 +172,11 @@ class Presence:
         """The aggregator gives this device work."""
         self._turned_away = None
 
+    def idle(self, now: float) -> None:
+        """Work has ended: the device speaks again, soon unless something is due already."""
+        if self.deadline is None:
+            self._check_in_soon(now)
+
     def busy(self) -> None:
         """Work has begun: no check-ins at intervals."""
         self._idle_check_in_at = None

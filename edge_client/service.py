@@ -125,7 +125,7 @@ class EdgeClient:
                     ]
                     await self._link.keep(
                         self._live,
-                        will=lambda: Will(self._status_topic, self.status(None)),
+                        will=lambda: Will(self._status_topic, self.farewell()),
                         on_lost=self._on_lost,
                         window_s=self._window_s,
                     )
@@ -142,10 +142,19 @@ class EdgeClient:
             self._execute(command)
         self._has_new_deadline.set()
 
-    def status(self, wish: events.SendStatus | None) -> bytes:
-        """Return the retained status; None: offline."""
-        if wish is None:
-            return encode_json(DeviceStatus(online=False, boot=self._boot, connection=self._link.connection))
+    def farewell(self, phase: str = "") -> bytes:
+        """Return the retained status of a device that is not there.
+
+        Args:
+            phase: "stopped" when it leaves in good order; then `lease` is one that it still has work for.
+        """
+        held = next((report.lease for report in self._machine.held), None) if phase else None
+        return encode_json(
+            DeviceStatus(online=False, boot=self._boot, connection=self._link.connection, phase=phase, lease=held)
+        )
+
+    def status(self, wish: events.SendStatus) -> bytes:
+        """Return the retained status of a device that is there."""
         return encode_json(
             DeviceStatus(
                 online=True,
@@ -182,7 +191,7 @@ class EdgeClient:
                 self._spawn(self._work.save_pace(self._pace.chunk_limit), "save chunk size")
         with suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await connection.publish(self._status_topic, self.status(None), retained=True)
+                await connection.publish(self._status_topic, self.farewell("stopped"), retained=True)
 
     def _on_ready(self, session: Session) -> None:
         self._log.info("connected", connection=self._link.connection)
