@@ -68,9 +68,13 @@ class CheckedIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOffline:
-    """The newest connection of a device has ended. Steers selection only."""
+    """The newest connection of a device has ended. Steers selection only.
+
+    `is_settled`: it left in good order, with no report that waits for an outcome.
+    """
 
     device: str
+    is_settled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,16 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 import hashlib
 
 from aggregator.config import Settings
-from aggregator.events import Assign, CheckedIn, ComeBack, Command, Journal, RepublishModel, SendReceipt
+from aggregator.events import (
+    Assign,
+    CheckedIn,
+    ComeBack,
+    Command,
+    DeviceOffline,
+    Journal,
+    RepublishModel,
+    SendReceipt,
+)
 from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Population
 from aggregator.records import LeaseRecord
@@ -46,7 +55,7 @@ class Invitations:
         self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
         self._n_leases = 0
         self.recent: dict[str, str] = {}
-        """Device -> newest lease since the round began, until the device has checked in without it."""
+        """Device -> newest lease since the round began, until the device has checked in, or left, without it."""
 
     @property
     def check_in_interval_s(self) -> float:
@@ -144,6 +153,13 @@ class Invitations:
             self._population.assigned(device)  # it waits again when it checks in without an open lease
             return [*commands, self.come_back(device, Reason.NOT_DRAWN)], False
         return commands, True
+
+    def offline(self, event: DeviceOffline) -> None:
+        """A device has left."""
+        self._population.offline(event.device)
+        recent = self.recent.get(event.device)
+        if event.is_settled and recent is not None and self._leases[recent].state.is_final:
+            del self.recent[event.device]
 
     def come_back(self, device: str, reason: Reason) -> ComeBack:
         """Return when a device shall check in next."""

@@ -167,7 +167,8 @@ class Reception:
             return
         presence = self._presence[device]
         if presence.is_online and not status.online:
-            self._tell(DeviceOffline(device=device))
+            is_settled = status.phase == "stopped" and status.lease is None
+            self._tell(DeviceOffline(device=device, is_settled=is_settled))
         presence.is_online = status.online
         moved = (status.phase, status.progress)
         if status.online and status.lease is not None and moved != presence.moved:

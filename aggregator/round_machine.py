@@ -146,8 +146,8 @@ class RoundMachine:
         match event:
             case ev.CheckedIn():
                 return self._checked_in(event, now)
-            case ev.DeviceOffline(device=device):
-                self.population.offline(device)
+            case ev.DeviceOffline():
+                self.invitations.offline(event)
                 return []
             case ev.Progressed(device=device, lease=name):
                 lease = self.leases.get(name)
@@ -199,6 +199,8 @@ class RoundMachine:
                 return [*commands, self.invitations.come_back(device, Reason.RUN_FINISHED)] if is_waiting else commands
             case ev.Offered(lease=name) | ev.Failed(lease=name) | ev.Evaluated(lease=name):
                 return [receipt_of(self.leases[name], repeat=True)]
+            case ev.DeviceOffline():
+                self.invitations.offline(event)
             case ev.BrokerFound():
                 return [ev.PublishRound()]
         return []
@@ -245,7 +247,7 @@ class RoundMachine:
         if wanted <= 0:
             return []
         candidates = self.invitations.eligible(self.round_id, now)
-        return self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)
+        return [*self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)]
 
     def _close(self) -> list[Command]:
         self._enter(Phase.AGGREGATING)
@@ -333,6 +335,8 @@ class RoundMachine:
             return self._pause(PauseCause.BROKER, "the broker is gone", now)
         if self.phase is Phase.PAUSED:
             return []
+        if now >= self.timer.begins_at:  # backed off long enough: from here on a device's word wakes us, no clock
+            self.timer.begins_at = -math.inf
         for lease in self.leases.expire(now):
             self.evaluation.settled(lease.record.lease)
         is_over = self.evaluation.closes_at is not None and now >= self.evaluation.closes_at
