@@ -9,6 +9,8 @@ What aiomqtt and paho leave to their user, and what is done about it here:
 - The reasons in CONNACK, PUBACK and DISCONNECT are thrown away, and so are the broker's limits. Read in the callbacks.
 - Connecting runs in a thread that nobody can cancel. Who gives up waits for it, so that no half-open client is left.
 - A connect that fails leaves its socket open. Closed here.
+- A socket is watched for writing one turn after that was asked for: it may be closed by then, and its number another's,
+  which would then be watched for ever. Watched at once here.
 - `asyncio.wait_for` of Python 3.11 may swallow a cancel when given a timeout. So aiomqtt never gets one.
 """
 
@@ -17,6 +19,7 @@ import contextlib
 import logging
 import math
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -44,6 +47,7 @@ HEADER_BYTES = 512
 
 _UNSUPPORTED_PROTOCOL = 132
 _CREDENTIALS = {134, 135, 138, 140}  # bad user name or password, not authorised, banned, bad authentication method
+_KEEPALIVE_TIMEOUT = 141
 _SESSION_TAKEN_OVER = 142
 _UNBOUNDED = 65_535  # the window is kept here, where the broker's Receive Maximum is known
 
@@ -125,7 +129,8 @@ class _MqttConnection:
     """One life of one client."""
 
     def __init__(self, client: aiomqtt.Client, settings: BrokerSettings) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         self._client = client
         self._settings = settings
         self._answer_timeout_s = 2.0 * settings.keepalive_s  # by then the keepalive has noticed a dead link
@@ -145,6 +150,7 @@ class _MqttConnection:
         paho.on_socket_open = _before(self._on_socket_open, paho.on_socket_open)
         paho.on_socket_close = _before(self._on_socket_close, paho.on_socket_close)
         paho.on_message = self._on_message
+        paho.on_socket_register_write = self._on_socket_register_write
         client._disconnected.add_done_callback(self._on_disconnected)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retained: bool = False) -> None:
@@ -226,7 +232,7 @@ class _MqttConnection:
             async with asyncio.timeout(None) as deadline, window or contextlib.nullcontext():
                 self._inbox.check()
                 self._deadlines[deadline] = None
-                deadline.reschedule(asyncio.get_running_loop().time() + self._answer_timeout_s)
+                deadline.reschedule(self._loop.time() + self._answer_timeout_s)
                 try:
                     return await call()
                 finally:
@@ -268,7 +274,7 @@ class _MqttConnection:
             what = f"the broker's certificate is not to be trusted ({what.rpartition('failed: ')[2]})"
         return f"{self._settings.url}: {what}"
 
-    # What paho calls, on the loop but for _on_socket_open. An exception here would end the connection unexplained.
+    # What paho calls, on the loop but while it connects. An exception here would end the connection unexplained.
 
     def _on_connect(self, paho: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -279,8 +285,11 @@ class _MqttConnection:
         self._window = asyncio.Semaphore(min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT)))
 
     def _on_disconnect(self, paho: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        taken_over = flags.is_disconnect_packet_from_server and reason.value == _SESSION_TAKEN_OVER
-        self._lose(TransportError(self._explain(f"the connection is lost: {reason}".lower()), taken_over=taken_over))
+        by_broker = flags.is_disconnect_packet_from_server
+        what = f"the broker ends the connection: {reason}" if by_broker else "the connection is lost"
+        if reason.value == _KEEPALIVE_TIMEOUT:
+            what = f"nothing was heard from the broker for {self._settings.keepalive_s} s"
+        self._lose(TransportError(self._explain(what), taken_over=by_broker and reason.value == _SESSION_TAKEN_OVER))
 
     def _on_disconnected(self, disconnected: "asyncio.Future[None]") -> None:
         # Beside _on_disconnect: paho raises, and calls nobody, on bytes that it cannot parse.
@@ -303,6 +312,22 @@ class _MqttConnection:
         # finds the other.
         if self._is_abandoned:
             _shut_down(opened)
+
+    def _on_socket_register_write(self, paho: Any, userdata: Any, opened: Any) -> None:
+        if threading.get_ident() == self._loop_thread:
+            self._loop.add_writer(opened, self._write)
+        else:  # the connecting thread has something to say: CONNECT
+            self._loop.call_soon_threadsafe(self._watch_for_writing, opened)
+
+    def _watch_for_writing(self, opened: Any) -> None:
+        if opened.fileno() >= 0:  # not closed meanwhile
+            self._loop.add_writer(opened, self._write)
+
+    def _write(self) -> None:
+        try:
+            self._paho.loop_write()
+        except Exception as error:  # whatever paho meets there, the link is of no use any more
+            self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
 
     def _on_socket_close(self, paho: Any, userdata: Any, closed: Any) -> None:
         if not self._closed.done():

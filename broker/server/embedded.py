@@ -10,6 +10,7 @@ wrong, and the shim rights:
 - a message is sent to everyone before its subscriber's queue looks at anything else, so that one slow reader of
   retained messages stops its own publishes;
 - a packet may be as large as it says; here a larger one than allowed ends the stream;
+- a client that speaks MQTT 5 is misread before its version is looked at; here it is told, and comes with 3.1.1;
 - user names are not checked; here the name, if one is given, has to be the client id, as `use_username_as_clientid`
   makes it with Mosquitto, and `access.py` says what it may do.
 
@@ -35,6 +36,10 @@ from broker.subscriptions import TopicFilter
 __all__ = ["EmbeddedBroker", "serve"]
 
 
+CONNECT_TIMEOUT_S = 10.0
+"""Who has not sent CONNECT by then is disconnected."""
+NO_SUCH_PROTOCOL = bytes([0x20, 2, 0, 1])  # CONNACK of 3.1.1, which later versions understand, too
+
 _filter = lru_cache(4096)(TopicFilter)
 
 
@@ -45,11 +50,28 @@ class CappedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt has no a
         super().__init__(reader)
         self._max_packet_bytes = max_packet_bytes
         self._is_over = False
+        self._seen = b""
+
+    async def protocol_level(self) -> int:
+        """Return MQTT's version as CONNECT, the first packet, says it; what was looked at is still to be read.
+
+        Raises:
+            asyncio.IncompleteReadError: the stream ended before.
+        """
+        seen = await super().read(2)
+        while seen[-1] & 0x80 and len(seen) < 5:  # the length of what follows, in one to four bytes
+            seen += await super().read(1)
+        seen += await super().read(7)  # length and text of the protocol's name, then the version
+        self._seen = seen
+        return int(seen[-1])
 
     async def read(self, n: int = -1) -> bytes:
         """Return n bytes; none at the end of the stream."""
         self._is_over = self._is_over or n > self._max_packet_bytes
-        return b"" if self._is_over else await super().read(n)
+        if self._is_over:
+            return b""
+        first, self._seen = self._seen[:n], self._seen[n:]
+        return first if len(first) == n else first + bytes(await super().read(n - len(first)))
 
 
 class EmbeddedBroker(Broker):  # type: ignore[misc]
@@ -66,6 +88,16 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         capped = CappedReader(reader, self._max_packet_bytes)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                level = await capped.protocol_level()
+        except (OSError, asyncio.IncompleteReadError):  # TimeoutError is an OSError
+            writer.close()
+            return
+        if level > 4:
+            writer.write(NO_SUCH_PROTOCOL)
+            writer.close()
+            return
         await self._client_connected(listener_name, capped, StreamWriterAdapter(writer))
 
     async def _authenticate(self, session: Any, _: Any) -> bool:

@@ -190,6 +190,24 @@ async def test_calls_wait_through_a_stall_and_end_with_the_link(embedded_url: st
                 await task
 
 
+async def test_reset_in_mid_send_leaves_nothing_behind(embedded_url: str) -> None:
+    """However often the link breaks while much is being written, nothing is left that the loop would complain of."""
+    complaints: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    url = BrokerSettings(url=embedded_url)
+    async with faulty_link(url.host, url.port) as link:
+        transport = a_client(link.url, protocol=3)
+        for i in range(30):
+            async with transport.connect() as connection:
+                sending = [asyncio.create_task(connection.publish("t/x", bytes(50_000))) for _ in range(20)]
+                await asyncio.sleep(0.001 * (i % 5))
+                await link.reset()
+                outcomes = await asyncio.gather(*sending, return_exceptions=True)
+                assert all(outcome is None or isinstance(outcome, TransportError) for outcome in outcomes)
+    assert complaints == []
+
+
 @pytest.mark.mosquitto
 async def test_limit_is_read_and_kept(mosquitto_url: str) -> None:
     """The broker's packet limit, 1 MiB in mosquitto.conf, is known; more is never sent, and the link stays."""

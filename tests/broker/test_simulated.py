@@ -193,7 +193,7 @@ async def test_outages_break_connections_and_end() -> None:
     broker = SimulatedBroker(seed=3)
     transport = broker.transport("a", link)
     up_s, losses = 0.0, 0
-    while now() < 20_000.0:
+    while now() < 4_000.0:
         try:
             async with transport.connect() as connection:
                 since = now()
@@ -204,7 +204,7 @@ async def test_outages_break_connections_and_end() -> None:
                 losses += 1
                 del since
             await asyncio.sleep(1.0)
-    assert 100 < losses < 300
+    assert 20 < losses < 60
     assert 0.4 < up_s / now() < 0.6
 
 
@@ -262,7 +262,7 @@ def test_probabilities_are_checked() -> None:
         Faults(lose_qos0=1.1)
 
 
-async def test_thousands_of_clients_fit() -> None:
+def test_thousands_of_clients_fit() -> None:
     """Two thousand connected devices with links of their own answer one message each."""
 
     async def device(broker: SimulatedBroker, name: str) -> None:
@@ -271,12 +271,15 @@ async def test_thousands_of_clients_fit() -> None:
             await connection.publish(f"from/{name}/check-in", b"here")
             await anext(connection.messages())
 
-    broker = SimulatedBroker(faults=Faults(link=LinkProfile(latency_s=0.05, jitter_s=0.05)))
-    async with broker.transport("aggregator").connect() as aggregator, asyncio.TaskGroup() as tasks:
-        await aggregator.subscribe(["from/+/check-in"])
-        for i in range(2_000):
-            tasks.create_task(device(broker, f"d{i}"))
-        messages = aggregator.messages()
-        for _ in range(2_000):
-            name = (await anext(messages)).topic.split("/")[1]
-            await aggregator.publish(f"to/{name}/assignment", b"work", qos=0)
+    async def fleet() -> None:
+        broker = SimulatedBroker(faults=Faults(link=LinkProfile(latency_s=0.05, jitter_s=0.05)))
+        async with broker.transport("aggregator").connect() as aggregator, asyncio.TaskGroup() as tasks:
+            await aggregator.subscribe(["from/+/check-in"])
+            for i in range(2_000):
+                tasks.create_task(device(broker, f"d{i}"))
+            messages = aggregator.messages()
+            for _ in range(2_000):
+                name = (await anext(messages)).topic.split("/")[1]
+                await aggregator.publish(f"to/{name}/assignment", b"work", qos=0)
+
+    run_in_virtual_time(fleet())  # without asyncio's debug mode, which would make it four times slower

@@ -63,6 +63,14 @@ async def test_packet_over_the_limit_ends_the_connection() -> None:
         await other.publish("x", b"")
 
 
+async def test_client_with_mqtt_5_is_told_whatever_it_says_else(embedded_url: str) -> None:
+    """The default client, with a will and a user name in its CONNECT, comes again with 3.1.1."""
+    name = f"pi-{uuid.uuid4().hex[:8]}"
+    transport = MqttTransport(BrokerSettings(url=embedded_url, username=name), name)
+    async with transport.connect(will=Will("fl/v1/x/from/y/status", b"{}")) as connection:
+        await connection.publish("fl/v1/x/from/y/status", b"")
+
+
 async def test_name_has_to_be_the_client_id(embedded_url: str) -> None:
     """Nobody can be another device under its own name."""
     name = f"pi-{uuid.uuid4().hex[:8]}"
