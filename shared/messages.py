@@ -4,16 +4,35 @@ Strict: a bool is no int, a string no number. Unknown keys are ignored within a 
 say more. Bounds here are those of the protocol, not of one run. Every message from the aggregator carries `epoch`:
 devices ignore a lower one than the highest they have seen.
 
-Not here: bytes (`wire.py`), who may send what (`topics.py`).
+Not here: the types of single fields (`wire_fields.py`), bytes (`wire.py`), who may send what (`topics.py`).
 """
 
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.errors import Reason
 from shared.task import Metric, Ratio
+from shared.wire_fields import (
+    MAX_EXAMPLES,
+    ChunkBytes,
+    Conditions,
+    Count,
+    Digest,
+    Finite,
+    Lax,
+    LeaseId,
+    Metrics,
+    Name,
+    Options,
+    Seconds,
+    ShownMetrics,
+    Text,
+    WireMetric,
+    WireReason,
+    Word,
+    for_people,
+)
 
 __all__ = [
     "MAX_EXAMPLES",
@@ -30,6 +49,7 @@ __all__ = [
     "Holding",
     "Kind",
     "ModelRef",
+    "Options",
     "Outcome",
     "Receipt",
     "Report",
@@ -48,43 +68,6 @@ __all__ = [
 PROTOCOL_VERSION: Final = 1
 MAX_HOLDS = 16
 MAX_GRANT_RANGES = 32
-MAX_EXAMPLES = 2**53 - 1
-"""A count that every language's number type holds exactly."""
-MAX_TEXT_BYTES = 256
-"""Of one string as UTF-8: `wire.py` refuses a longer one before it is built."""
-
-
-def for_people(text: str) -> str:
-    """Return a text as it may stand in a message, a log and a terminal: one printable line of at most 256 bytes."""
-    line = "".join(c if c.isprintable() else " " for c in text[: MAX_TEXT_BYTES * 2])
-    return line.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")
-
-
-def _tidied(value: object) -> object:
-    return for_people(value) if isinstance(value, str) else value
-
-
-def _fits(text: str) -> str:
-    if len(text.encode()) > MAX_TEXT_BYTES:
-        raise ValueError(f"String should have at most {MAX_TEXT_BYTES} bytes")
-    return text
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-LeaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
-Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-ChunkBytes = Annotated[int, Field(ge=4096, le=262_144)]
-Word = Annotated[str, Field(max_length=64), AfterValidator(_fits)]
-Text = Annotated[str, BeforeValidator(_tidied)]
-"""For people to read: shortened rather than refused."""
-Value = Annotated[str, AfterValidator(_fits)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Conditions = Annotated[dict[Word, bool | Finite | Value], Field(max_length=16)]
-# On the wire an enum is a string and a pair an array: these alone are converted.
-_Lax = Strict(False)
-WireReason = Annotated[Reason, _Lax]
 
 
 class Kind(StrEnum):
@@ -188,8 +171,8 @@ class Round(WireMessage):
     epoch: Count
     run: Name
     round: Count
-    outcome: Annotated[RoundOutcome, _Lax] | None = None
-    state: Annotated[RoundState, _Lax]
+    outcome: Annotated[RoundOutcome, Lax] | None = None
+    state: Annotated[RoundState, Lax]
     model: ModelRef
     report_goal: Count
 
@@ -233,8 +216,7 @@ class WorkOrder(_Part):
     max_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
     learning_rate: Finite
-    options: Annotated[dict[Word, bool | Finite | Value], Field(max_length=64)] = {}
-    """The user's own numbers: all of an Assignment must fit into its cap."""
+    options: Options = {}
 
 
 class Assignment(WireMessage):
@@ -244,7 +226,7 @@ class Assignment(WireMessage):
     lease: LeaseId
     run: Name
     round: Count
-    kind: Annotated[Kind, _Lax]
+    kind: Annotated[Kind, Lax]
     model: ModelRef
     work: WorkOrder | None = None
     codec: Word
@@ -255,22 +237,18 @@ class Assignment(WireMessage):
     status_every_s: Seconds
 
 
-WireMetric = Finite | Annotated[tuple[Finite, Finite], _Lax]
-"""A float, or a ratio as [numerator, denominator]."""
-
-
 class Report(WireMessage):
     """What a device did under a lease: the update itself (`data`), the offer of it (`chunk_bytes`), or neither."""
 
     lease: LeaseId
     run: Name
-    outcome: Annotated[Reported, _Lax]
+    outcome: Annotated[Reported, Lax]
     error: Text = ""
     codec: Word = ""
     num_examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
     n_steps: Count = 0
     train_seconds: Seconds = 0.0
-    metrics: Annotated[dict[Word, WireMetric], Field(max_length=64)] = {}
+    metrics: Metrics = {}
     size: Count | None = None
     sha256: Digest | None = None
     data: bytes | None = None
@@ -296,12 +274,12 @@ class Receipt(WireMessage):
     epoch: Count
     lease: LeaseId
     run: Name
-    outcome: Annotated[Outcome, _Lax]
+    outcome: Annotated[Outcome, Lax]
     reason: WireReason | None = None
     detail: Text = ""
     staleness: Count = 0
     repeat: bool = False
-    need: Annotated[list[Annotated[tuple[Count, Count], _Lax]], Field(max_length=MAX_GRANT_RANGES)] = []
+    need: Annotated[list[Annotated[tuple[Count, Count], Lax]], Field(max_length=MAX_GRANT_RANGES)] = []
     """Granted chunks, both ends included."""
     retry_s: RetryWindow | None = None
 
@@ -310,7 +288,7 @@ class Control(WireMessage):
     """Cancel a lease, come back later, upgrade."""
 
     epoch: Count
-    action: Annotated[Action, _Lax]
+    action: Annotated[Action, Lax]
     lease: LeaseId | None = None
     retry_s: RetryWindow | None = None
     reason: WireReason | None = None
@@ -351,7 +329,7 @@ class AggregatorStatus(WireMessage):
     states: Annotated[dict[Word, Count], Field(max_length=16)] = {}
     population: Annotated[dict[Word, Count], Field(max_length=16)] = {}
     seconds_left: Seconds | None = None
-    metrics: Annotated[dict[Word, Finite], Field(max_length=32)] = {}
+    metrics: ShownMetrics = {}
 
 
 def metric(value: WireMetric) -> Metric:

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from shared.chunking import ChunkLayout, sha256_hex
 from shared.errors import ConfigError, InvalidState, PeerError, Reason
-from shared.messages import MAX_TEXT_BYTES, PROTOCOL_VERSION, ModelRef, WireMessage, for_people
+from shared.messages import PROTOCOL_VERSION, ModelRef, WireMessage
 from shared.parameters import MAX_ENTRIES, ParameterSpec
+from shared.wire_fields import MAX_TEXT_BYTES, for_people
 
 __all__ = ["ModelIndex", "decode", "decode_index", "decode_json", "encode", "encode_index", "encode_json"]
 

@@ -9,6 +9,7 @@ from shared.errors import Reason
 from shared.messages import (
     MAX_HOLDS,
     Action,
+    AggregatorStatus,
     Assignment,
     CheckIn,
     Control,
@@ -22,8 +23,10 @@ from shared.messages import (
     metric,
 )
 from shared.task import Ratio
+from shared.wire import encode, encode_json
 from tests.shared.wire_examples import DIGEST, EVERY, LEASE
 
+AN_ASSIGNMENT = next(m for m in EVERY if isinstance(m, Assignment) and m.work)
 TRAINED: dict[str, Any] = {
     "lease": LEASE,
     "run": "r",
@@ -128,6 +131,35 @@ def test_no_message_holds_a_number_that_is_none(bad: float) -> None:
         WorkOrder(seed=1, algorithm="fedavg", learning_rate=0.1, options={"mu": bad})
     with pytest.raises(ValidationError):
         CheckIn(boot="b", connection=1, protocols=[1], codecs=[], conditions={"load": bad})
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "é" * 64])
+def test_tables_of_a_user_stay_under_the_cap_of_their_message(name: str) -> None:
+    """The largest table that is taken still travels; a larger one is refused when the message is made."""
+    n_most = 0
+    for n in range(64):
+        metrics = {f"{i:02}{name[2:]}": (1.5, 2.5) for i in range(n)}
+        options: dict[str, bool | float | str] = {f"{i:02}{name[2:]}": 0.5 for i in range(n)}
+        try:
+            report = Report(**{**TRAINED, "chunk_bytes": 4096, "error": "e" * 256, "run": "r" * 63, "metrics": metrics})
+            work = WorkOrder(seed=2**62, algorithm="fedavg", learning_rate=0.1, options=options)
+        except ValidationError as error:
+            assert "at most 2048 bytes of names and values" in str(error)  # noqa: PT017
+            break
+        n_most = n
+        assert len(encode(report)) <= 4096
+        assert len(encode(AN_ASSIGNMENT.model_copy(update={"work": work}))) <= 4096
+    assert n_most >= 10
+
+
+def test_metrics_for_people_are_left_out_rather_than_refused() -> None:
+    """A diverged loss, or forty metrics with long names, must not silence the aggregator's status."""
+    metrics = {"loss": float("nan"), "accuracy": 0.5, **{f"{i:064}": 0.25 for i in range(40)}}
+    status = AggregatorStatus(online=True, epoch=1, instance="i", run="r", metrics=metrics)
+    assert status.metrics["accuracy"] == 0.5
+    assert "loss" not in status.metrics
+    assert 5 < len(status.metrics) < 20
+    assert len(encode_json(status)) < 2048
 
 
 def test_conditions_keep_their_type() -> None:

@@ -32,6 +32,7 @@ COUNT = 2**53 - 1
 MODEL = ModelRef(version=COUNT, digest=DIGEST, index_bytes=4 * 2**20, chunk_bytes=262_144)
 RETRY = RetryWindow(min=720.0, max=1080.5)
 CODECS = ["float32", "float16"]
+OPTIONS: dict[str, bool | float | str] = {"on": True, "optimizer": "adam", **{f"option_{i}": 0.1 for i in range(20)}}
 CONDITIONS: dict[str, bool | float | str] = {
     "free_memory_bytes": 8.5e9,
     "is_charging": True,
@@ -119,7 +120,7 @@ LARGE: list[WireMessage] = [
             epochs=2,
             batch_size=16,
             learning_rate=0.1,
-            options={f"option_{i}": 0.1 for i in range(20)} | {"on": True, "optimizer": "adam"},
+            options=OPTIONS,
         ),
         codec="float32",
         codec_seed=2**63 - 1,
