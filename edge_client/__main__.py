@@ -1,5 +1,7 @@
 """`python -m edge_client`: take part in a fleet, from this machine."""
 
+import edge_client.lean_imports  # isort: skip  # noqa: F401  # before anything that imports structlog or typer
+
 import asyncio
 import re
 import signal

@@ -97,7 +97,7 @@ def pack(arrays: Arrays) -> bytes:
         TypeError: one is no array, or of a dtype that cannot be kept.
     """
     try:
-        packed: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        packed: bytes = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     except (KeyError, SafetensorError, AttributeError) as error:
         raise TypeError(f"state cannot be kept: {error}") from error
     return packed

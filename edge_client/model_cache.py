@@ -112,9 +112,11 @@ class CachedModel:
         if not 0 <= i < self._bitmap.n or not self._is_right(i, data):
             return False
         if i not in self._bitmap:
-            with (self._folder / "chunks").open("r+b") as file:
-                file.seek(self._layout.start(i))
-                file.write(data)
+            descriptor = os.open(self._folder / "chunks", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.pwrite(descriptor, data, self._layout.start(i))
+            finally:
+                os.close(descriptor)
             self._bitmap.add(i)
             (self._folder / "bitmap").write_bytes(self._bitmap.to_bytes())
         return True

@@ -22,7 +22,7 @@ from tests.edge_client.builders import (
     lease,
 )
 
-N_SCHEDULES = 300
+N_SCHEDULES = 150
 N_EVENTS = 200
 SOME_FINALS = [outcome for outcome in Outcome if outcome.is_final]
 

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from edge_client.local_state import KEPT_RUNS, LocalState
+from shared.task import Arrays
+from tests.edge_client.builders import RUN, lease
+
+
+def value(state: LocalState, run: str = RUN) -> float | None:
+    """The number in the current state."""
+    current = state.current(run)
+    return float(current["x"]) if current else None
+
+
+def some(number: float) -> Arrays:
+    """A state that holds a number."""
+    return {"x": np.array(number), "file": np.arange(6).reshape(2, 3)}
+
+
+def test_state_becomes_current_when_accepted(tmp_path: Path) -> None:
+    """Not before; and it survives a restart."""
+    state = LocalState(tmp_path)
+    assert value(state) is None
+    state.stage(lease(1), RUN, some(1))
+    assert value(state) is None
+    state.accept(lease(1))
+    assert value(LocalState(tmp_path)) == 1
+    assert LocalState(tmp_path).current(RUN)["file"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_refused_update_rolls_back(tmp_path: Path) -> None:
+    """A device goes on from the last accepted round, not from the refused one."""
+    state = LocalState(tmp_path)
+    state.stage(lease(1), RUN, some(1))
+    state.accept(lease(1))
+    state.stage(lease(2), RUN, some(2))
+    state.roll_back(lease(2))
+    state.accept(lease(2))
+    assert value(state) == 1
+
+
+def test_accepting_twice_changes_nothing(tmp_path: Path) -> None:
+    """The power may go between the outcome and the deletion of the report, and the receipt is repeated."""
+    state = LocalState(tmp_path)
+    state.stage(lease(1), RUN, some(1))
+    state.accept(lease(1))
+    state.accept(lease(1))
+    assert value(state) == 1
+
+
+def test_state_without_a_report_is_deleted_at_the_start(tmp_path: Path) -> None:
+    """The power went after the state and before the report was durable: that work never was."""
+    state = LocalState(tmp_path)
+    state.stage(lease(1), RUN, some(1))
+    state.stage(lease(2), RUN, some(2))
+    LocalState(tmp_path).keep_only([lease(2)])
+    state.accept(lease(1))
+    assert value(state) is None
+    state.accept(lease(2))
+    assert value(state) == 2
+
+
+def test_task_without_state_writes_nothing_but_may_clear_it(tmp_path: Path) -> None:
+    """Most tasks keep nothing; one that returns nothing after something has forgotten it."""
+    state = LocalState(tmp_path / "state")
+    state.stage(lease(1), RUN, {})
+    assert not (tmp_path / "state").exists()
+    state.stage(lease(2), RUN, some(1))
+    state.accept(lease(2))
+    state.stage(lease(3), RUN, {})
+    state.accept(lease(3))
+    assert state.current(RUN) == {}
+
+
+def test_runs_have_states_of_their_own_and_old_ones_go(tmp_path: Path) -> None:
+    """The state of a run that ended long ago is not kept for ever."""
+    state = LocalState(tmp_path)
+    for number in range(KEPT_RUNS + 1):
+        state.stage(lease(number), f"run-{number}", some(number))
+        state.accept(lease(number))
+    assert [value(state, f"run-{number}") for number in range(KEPT_RUNS + 1)] == [None, 1, 2, 3, 4]
+
+
+def test_damaged_state_is_named_and_set_aside(tmp_path: Path) -> None:
+    """The client starts anew, and the log says why."""
+    state = LocalState(tmp_path)
+    (tmp_path / f"{RUN}.safetensors").write_bytes(b"not at all")
+    with structlog.testing.capture_logs() as logs:
+        assert state.current(RUN) == {}
+    assert [line["event"] for line in logs] == ["local_state_damaged"]
+    assert state.current(RUN) == {}
+
+
+@pytest.mark.parametrize("array", [np.array([object()]), np.array(["text"]), "no array"])
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, array: object) -> None:
+    """Numbers only: nothing is ever pickled."""
+    with pytest.raises(TypeError):
+        LocalState(tmp_path).stage(lease(1), RUN, {"x": array})  # type: ignore[dict-item]
+
+
+def test_array_of_any_layout_comes_back(tmp_path: Path) -> None:
+    """Transposed and sliced arrays keep their values."""
+    state = LocalState(tmp_path)
+    array = np.arange(12, dtype=np.float64).reshape(3, 4).T[::2]
+    state.stage(lease(1), RUN, {"x": array})
+    state.accept(lease(1))
+    assert np.array_equal(state.current(RUN)["x"], array)

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge_client.outbox import Outbox
+from edge_client.participant_machine import KEPT_FINALS
+from shared.chunking import sha256_hex
+from shared.errors import InvalidState
+from shared.messages import Report, Reported
+from tests.edge_client.builders import RUN, lease
+
+
+def a_report(number: int, payload: bytes) -> Report:
+    """The report of an update."""
+    return Report(
+        lease=lease(number),
+        run=RUN,
+        outcome=Reported.TRAINED,
+        codec="float32",
+        num_examples=3,
+        metrics={"loss": 0.5, "accuracy": (1.0, 2.0)},
+        size=len(payload),
+        sha256=sha256_hex(payload),
+        chunk_bytes=4096,
+    )
+
+
+def an_outbox(
+    folder: Path, *, quota_bytes: int = 10**6, keep_s: float = 1000, clock: Callable[[], float] = lambda: 0.0
+) -> Outbox:
+    """An outbox as after a start."""
+    outbox = Outbox(folder / "outbox", quota_bytes=quota_bytes, keep_s=keep_s, wall_clock=clock)
+    outbox.load()
+    return outbox
+
+
+def put(outbox: Outbox, number: int, payload: bytes = b"update") -> list[str]:
+    """Keep an update."""
+    return outbox.put(a_report(number, payload), round=4, version=3, payload=payload)
+
+
+def test_report_survives_a_reboot(tmp_path: Path) -> None:
+    """What was put is there after a restart, to the byte."""
+    put(an_outbox(tmp_path), 1, b"0123456789")
+    outbox = an_outbox(tmp_path)
+    (entry,) = outbox.entries
+    assert entry.report == a_report(1, b"0123456789")
+    assert (entry.round, entry.version, entry.n_bytes) == (4, 3, 10)
+    assert outbox.read(lease(1)) == b"0123456789"
+    assert outbox.read(lease(1), 3, 4) == b"3456"
+
+
+def test_report_without_an_update_is_kept_too(tmp_path: Path) -> None:
+    """A failure or an evaluation must survive a lost receipt as well."""
+    failed = Report(lease=lease(1), run=RUN, outcome=Reported.FAILED, error="ValueError")
+    an_outbox(tmp_path).put(failed, round=1, version=0, payload=b"")
+    outbox = an_outbox(tmp_path)
+    assert [entry.report for entry in outbox.entries] == [failed]
+    assert outbox.read(lease(1)) == b""
+
+
+def test_final_lease_is_deleted_and_remembered(tmp_path: Path) -> None:
+    """After the outcome nothing is offered again, and an assignment under it is known to be old."""
+    outbox = an_outbox(tmp_path)
+    put(outbox, 1)
+    outbox.conclude(lease(1))
+    for again in (outbox, an_outbox(tmp_path)):
+        assert again.entries == []
+        assert again.finals == [lease(1)]
+    with pytest.raises(FileNotFoundError):
+        outbox.read(lease(1))
+
+
+def test_last_64_final_leases_are_kept(tmp_path: Path) -> None:
+    """The file does not grow for ever."""
+    outbox = an_outbox(tmp_path)
+    for number in range(KEPT_FINALS + 6):
+        outbox.conclude(lease(number))
+    assert an_outbox(tmp_path).finals == [lease(number) for number in range(6, KEPT_FINALS + 6)]
+
+
+def test_power_lost_between_outcome_and_deletion_is_finished_at_the_start(tmp_path: Path) -> None:
+    """The lease is known to be final, so its report goes."""
+    outbox = an_outbox(tmp_path)
+    put(outbox, 1)
+    saved = {path: path.read_bytes() for path in (tmp_path / "outbox").glob("*.report")}
+    outbox.conclude(lease(1))
+    for path, data in saved.items():
+        path.write_bytes(data)
+    assert an_outbox(tmp_path).entries == []
+
+
+@pytest.mark.parametrize("position", [0, 5, 10, 20, 60, 120, -1])
+def test_damaged_entry_is_named_and_set_aside(tmp_path: Path, position: int) -> None:
+    """A flipped bit anywhere: the log names the lease, nothing of it is offered, the bytes are kept to look at."""
+    put(an_outbox(tmp_path), 1)
+    put(an_outbox(tmp_path), 2)
+    path = tmp_path / "outbox" / f"{lease(1)}.report"
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    with structlog.testing.capture_logs() as logs:
+        outbox = an_outbox(tmp_path)
+    assert [entry.lease for entry in outbox.entries] == [lease(2)]
+    assert [(line["event"], line["lease"]) for line in logs] == [("outbox_entry_damaged", lease(1))]
+    assert path.with_suffix(".damaged").exists()
+
+
+def test_every_shorter_file_is_damaged(tmp_path: Path) -> None:
+    """A file that was cut anywhere is noticed."""
+    put(an_outbox(tmp_path), 1)
+    path = tmp_path / "outbox" / f"{lease(1)}.report"
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert an_outbox(tmp_path).entries == []
+    path.write_bytes(whole)
+    assert len(an_outbox(tmp_path).entries) == 1
+
+
+def test_half_written_file_is_forgotten(tmp_path: Path) -> None:
+    """The power went before the rename: there was no report."""
+    an_outbox(tmp_path)
+    (tmp_path / "outbox" / f"{lease(1)}.report.part").write_bytes(b"FEDMQ")
+    assert an_outbox(tmp_path).entries == []
+    assert not list((tmp_path / "outbox").glob("*.part"))
+
+
+def test_quota_drops_the_oldest_never_the_newest(tmp_path: Path) -> None:
+    """The newest is worth most; whoever held the others is told."""
+    now = 0.0
+    outbox = an_outbox(tmp_path, quota_bytes=25, clock=lambda: now)
+    for number in (1, 2):
+        now = float(number)
+        assert put(outbox, number, b"0123456789") == []
+    now = 3.0
+    assert put(outbox, 3, b"0123456789") == [lease(1)]
+    now = 4.0
+    assert put(outbox, 4, b"x" * 100) == [lease(2), lease(3)]
+    assert [entry.lease for entry in an_outbox(tmp_path, clock=lambda: now).entries] == [lease(4)]
+
+
+def test_old_report_goes_at_the_start(tmp_path: Path) -> None:
+    """After its days are over no run waits for it."""
+    put(an_outbox(tmp_path), 1)
+    with structlog.testing.capture_logs() as logs:
+        assert an_outbox(tmp_path, clock=lambda: 1001.0).entries == []
+    assert [(line["event"], line["cause"]) for line in logs] == [("outbox_entry_dropped", "too old")]
+
+
+def test_full_disk_keeps_the_report_in_memory(tmp_path: Path) -> None:
+    """The federation gets it all the same, and the log says that it is not safe."""
+    outbox = an_outbox(tmp_path)
+    (tmp_path / "outbox" / f"{lease(1)}.report.part").mkdir()
+    with structlog.testing.capture_logs() as logs:
+        put(outbox, 1)
+    assert logs[0]["event"] == "outbox_not_durable"
+    assert outbox.read(lease(1), 2, 3) == b"dat"
+    outbox.conclude(lease(1))
+    assert outbox.entries == []
+
+
+def test_unreadable_report_is_set_aside(tmp_path: Path) -> None:
+    """Dropping is not deleting."""
+    outbox = an_outbox(tmp_path)
+    put(outbox, 1)
+    outbox.drop(lease(1))
+    assert outbox.entry(lease(1)) is None
+    assert (tmp_path / "outbox" / f"{lease(1)}.damaged").exists()
+
+
+def test_lease_is_put_once(tmp_path: Path) -> None:
+    """One lease, one report."""
+    outbox = an_outbox(tmp_path)
+    put(outbox, 1)
+    with pytest.raises(InvalidState):
+        put(outbox, 1)
