@@ -180,8 +180,13 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
             reachable=listening,
         )
         serving = asyncio.ensure_future(aggregator.run())
+
+        def interrupted() -> None:
+            if not aggregator.leave():
+                serving.cancel()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+            asyncio.get_running_loop().add_signal_handler(number, interrupted)
         try:
             return await serving
         except asyncio.CancelledError:

@@ -124,6 +124,10 @@ class Aggregator:
             return {"error": "not serving yet: try again in a moment"}
         return self._serving.take(event)
 
+    def leave(self) -> bool:
+        """Answer the last devices no longer; return whether the run has ended, so that `run` will now return."""
+        return self._serving is not None and self._serving.leave()
+
     def _task_given(self) -> Task:
         if self._task is None:
             raise InvalidState("no task")
@@ -191,6 +195,12 @@ class _Serving:
             "round": machine.round_id,
             "version": machine.version,
         }
+
+    def leave(self) -> bool:
+        """Stop answering once the run has ended; return whether it has."""
+        if self._ended.done():
+            self._settled.set()
+        return self._ended.done()
 
     async def serve(self, transport: Transport, rng: random.Random) -> RunResult:
         """Serve until the run is finished and everybody who asked was answered."""
