@@ -198,14 +198,20 @@ async def test_reset_in_mid_send_leaves_nothing_behind(embedded_url: str) -> Non
     url = BrokerSettings(url=embedded_url)
     async with faulty_link(url.host, url.port) as link:
         transport = a_client(link.url, protocol=3)
-        for i in range(30):
+
+        async def publish_for_ever(connection: Connection) -> None:
+            while True:
+                await connection.publish("t/x", b"x", qos=0)
+
+        for _ in range(20):
             async with transport.connect() as connection:
-                sending = [asyncio.create_task(connection.publish("t/x", bytes(50_000))) for _ in range(20)]
-                await asyncio.sleep(0.001 * (i % 5))
+                publishers = [asyncio.create_task(publish_for_ever(connection)) for _ in range(8)]
+                await asyncio.sleep(0.003)
                 await link.reset()
-                outcomes = await asyncio.gather(*sending, return_exceptions=True)
-                assert all(outcome is None or isinstance(outcome, TransportError) for outcome in outcomes)
+                outcomes = await asyncio.gather(*publishers, return_exceptions=True)
+                assert all(isinstance(outcome, TransportError) for outcome in outcomes)
     assert complaints == []
+    assert [number for number in range(256) if loop.remove_writer(number)] == []
 
 
 @pytest.mark.mosquitto
