@@ -20,18 +20,17 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from shared.errors import ConfigError, InvalidState
 from shared.task import Arrays, Client, Evaluated, Initial, Metric, Ratio, Trained, Work
 
-__all__ = ["Batch", "TorchTask", "sgd"]
+__all__ = ["Batch", "ClientOptimizer", "TorchTask", "sgd"]
 
 Batch: TypeAlias = Any
 """Whatever `collate` makes: a tensor, or tuples, lists and dicts of them, nested."""
@@ -44,9 +43,36 @@ _IN_NUMPY = (torch.float16, torch.float32, torch.float64)
 _one_at_a_time = threading.Lock()
 
 
-def sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+class ClientOptimizer(Protocol):
+    """What a step needs; every `torch.optim.Optimizer` is one."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+
+    def step(self) -> Any:
+        """Move the parameters by their gradients."""
+
+
+class _Sgd:
+    """p ← p − η g, with the bits of `torch.optim.SGD`, whose first use imports a compiler: 80 MB and 2 s a process."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+        self._parameters, self._learning_rate = list(parameters), learning_rate
+
+    def zero_grad(self) -> None:
+        for p in self._parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for p in self._parameters:
+            if p.grad is not None:
+                p.add_(p.grad, alpha=-self._learning_rate)
+
+
+def sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> ClientOptimizer:
     """Return plain stochastic gradient descent."""
-    return SGD(parameters, lr=learning_rate)
+    return _Sgd(parameters, learning_rate)
 
 
 class TorchTask:
@@ -58,7 +84,7 @@ class TorchTask:
         train_data: a client's own examples, with a length; at least one.
         test_data: held-out examples of a client, or of the aggregator (client None); None: there are none here.
         metrics: of a batch, as ratios that are summed; `loss` is always added.
-        optimizer: client optimizer from (parameters, learning rate).
+        optimizer: client optimizer from (parameters, learning rate), such as any of `torch.optim`.
         personal: name patterns (`head.*`) of entries that never travel: they stay on the client, in its state
             (FedPer, arXiv 1912.00818; FedBN, arXiv 2102.07623).
         max_gradient_norm: the gradient of a step is scaled down to this 2-norm; None: never.
@@ -74,7 +100,7 @@ class TorchTask:
         train_data: Callable[[Client], Dataset[Any]],
         test_data: Callable[[Client | None], Dataset[Any] | None] = lambda client: None,
         metrics: Callable[[nn.Module, Batch], Mapping[str, Ratio]] | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer] = sgd,
+        optimizer: Callable[[Iterable[nn.Parameter], float], ClientOptimizer] = sgd,
         personal: Sequence[str] = (),
         max_gradient_norm: float | None = None,
         collate: Callable[[list[Any]], Batch] | None = None,

@@ -28,3 +28,14 @@ def test_a_module_says_what_it_is_and_what_it_offers(name: str) -> None:
     assert module.__doc__
     assert set(module.__all__) <= set(vars(module))
     assert list(module.__all__) == sorted(module.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+
+
+def test_a_training_does_not_load_torchs_compiler() -> None:
+    """80 MB and two seconds of each process of a rehearsal, for nothing."""
+    program = (
+        "import sys\nfrom tests.shared.torch_examples import a_task, train\n"
+        "train(a_task(max_gradient_norm=1.0)), train(a_task(), algorithm='fedsgd')\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

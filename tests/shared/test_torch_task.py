@@ -185,6 +185,13 @@ def test_the_gradient_norm_is_bounded(algorithm: str) -> None:
     assert np.linalg.norm(delta) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_plain_sgd_has_the_bits_of_torchs() -> None:
+    """It stands in for `torch.optim.SGD`, whose first use is dear."""
+    ours = parameters_of(train(a_task(), epochs=5))
+    torchs = parameters_of(train(a_task(optimizer=lambda p, rate: torch.optim.SGD(p, lr=rate)), epochs=5))
+    assert all(ours[name].tobytes() == torchs[name].tobytes() for name in ours)
+
+
 def test_a_client_optimizer_of_the_users_own_is_used() -> None:
     """It gets the parameters and the rate of the work."""
     rates: list[float] = []
