@@ -79,7 +79,7 @@ async def child_process(
         module: that is run, with our own interpreter.
         arguments: of its command line.
         log: where its standard output and error go.
-        environment: variables on top of our own.
+        environment: its variables.
     """
     command = [sys.executable, "-m", "simulator.leash", module, *arguments]
     with log.open("wb") as output:
@@ -88,7 +88,7 @@ async def child_process(
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=dict(environment),
             start_new_session=True,
         )
     child = Child(name, log, process)

@@ -48,7 +48,7 @@ def _is_alive(modules: Path) -> bool:
 
 async def test_child_ends_when_its_context_is_left(modules: Path) -> None:
     """Nothing is left behind."""
-    async with child_process("sleeper", "sleeper", [], log=modules / "log", environment={}) as child:
+    async with child_process("sleeper", "sleeper", [], log=modules / "log", environment=os.environ) as child:
         await _until_started(child)
         assert child.is_running
         assert _is_alive(modules)
@@ -58,7 +58,7 @@ async def test_child_ends_when_its_context_is_left(modules: Path) -> None:
 
 async def test_child_that_ignores_sigterm_is_killed(modules: Path) -> None:
     """Whoever does not listen is ended all the same."""
-    async with child_process("stubborn", "stubborn", [], log=modules / "log", environment={}) as child:
+    async with child_process("stubborn", "stubborn", [], log=modules / "log", environment=os.environ) as child:
         await _until_started(child)
         await stop(child, grace_s=0.05)
         assert await child.ended() == -signal.SIGKILL
@@ -66,7 +66,7 @@ async def test_child_that_ignores_sigterm_is_killed(modules: Path) -> None:
 
 async def test_failure_shows_the_tail_of_the_log(modules: Path) -> None:
     """A child that ends with an error is an error, with its name, its code and what it wrote last."""
-    async with child_process("aggregator", "broken", [], log=modules / "log", environment={}) as child:
+    async with child_process("aggregator", "broken", [], log=modules / "log", environment=os.environ) as child:
         with pytest.raises(FederationError) as caught:
             await child.succeeded()
     assert "aggregator ended with exit code 4" in str(caught.value)
@@ -76,11 +76,11 @@ async def test_failure_shows_the_tail_of_the_log(modules: Path) -> None:
 async def test_children_die_with_a_starter_that_is_killed(modules: Path) -> None:
     """SIGKILL to the starter, who can tell nobody, ends its children too."""
     starter = (
-        "import asyncio, pathlib\n"
+        "import asyncio, os, pathlib\n"
         "from simulator.processes import child_process\n"
         "async def main():\n"
         f"    log = pathlib.Path({str(modules / 'log')!r})\n"
-        "    async with child_process('sleeper', 'sleeper', [], log=log, environment={}) as child:\n"
+        "    async with child_process('sleeper', 'sleeper', [], log=log, environment=os.environ) as child:\n"
         "        while b'started' not in log.read_bytes():\n"
         "            await asyncio.sleep(0.01)\n"
         "        print(flush=True)\n"

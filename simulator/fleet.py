@@ -1,0 +1,216 @@
+"""Many real devices against the real aggregator, in one event loop, on a broker in memory.
+
+Nothing of the services is replaced but what surrounds them: the broker is `SimulatedBroker`, threads are
+`InlineBlocking`, and the clock is the loop's own, which jumps when it is a `VirtualTimeLoop`. Each service can be
+killed as by SIGKILL: its connection breaks without a goodbye, work that was under way is never heard of, and what it
+had on disk is all that its next life finds.
+
+Not here: which faults happen when; that is said by whoever holds the fleet.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from aggregator.config import Settings
+from aggregator.service import Aggregator, RunResult
+from broker.faults import Faults
+from broker.link import LinkProfile
+from broker.simulated import SimulatedBroker
+from broker.transport import Transport
+from edge_client.config import EdgeSettings
+from edge_client.eligibility import Conditions
+from edge_client.service import EdgeClient
+from shared.blocking import Lane
+from shared.errors import InvalidState
+from shared.messages import AggregatorStatus, DeviceStatus
+from shared.task import Client, ClientId, Task
+from shared.topics import AggregatorStatusTopic, StatusTopic, Topics
+from shared.wire import decode_json
+from simulator.inline_blocking import DelayRange, InlineBlocking
+
+__all__ = ["AGGREGATOR", "Fleet"]
+
+AGGREGATOR = "aggregator"
+"""Its client id on the simulated broker."""
+WALL_START_S = 1_800_000_000.0
+"""Unix time at the loop's zero: a run must not depend on the day on which it is simulated."""
+LOOK_EVERY_S = 0.05
+"""How often `until` asks its question, in seconds."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of a service: from its start to its end or its death."""
+
+    task: "asyncio.Task[Any]"
+    blocking: InlineBlocking
+
+    async def kill(self) -> None:
+        """End it as SIGKILL would."""
+        self.blocking.close()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Device:
+    """What stays of a device while it is switched off."""
+
+    client: Client
+    task: Task
+    transport: Transport
+    delays: Mapping[Lane, DelayRange]
+
+
+class Fleet:
+    """A fleet in one loop. To be used as a context; leaving it kills whoever is still alive.
+
+    Args:
+        settings: the aggregator's; its `output.folder` is where the run lies.
+        task: what is learned.
+        folder: where devices keep their state, each in a folder of its own.
+        seed: of the broker, of every link, delay and device.
+        faults: how the broker misbehaves.
+        edge: the devices' settings; fleet, folder and id are set here.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task,
+        folder: Path,
+        *,
+        seed: int = 0,
+        faults: Faults | None = None,
+        edge: EdgeSettings | None = None,
+    ) -> None:
+        self.settings = settings
+        self.broker = SimulatedBroker(seed=seed, faults=faults)
+        self.topics = Topics(settings.fleet)
+        self._task = task
+        self._edge = (edge or EdgeSettings()).model_copy(update={"fleet": settings.fleet, "folder": folder})
+        self._seed = seed
+        self._n_lives = 0
+        self._devices: dict[str, _Device] = {}
+        self._alive: dict[str, _Life] = {}
+        self._group = asyncio.TaskGroup()
+        self.aggregator: Aggregator | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._alive):
+            await self.kill(name)
+        await self._group.__aexit__(kind, error, trace)
+
+    def start_aggregator(self, settings: Settings | None = None, *, task: Task | None = None) -> None:
+        """Start the aggregator, for the first time or again.
+
+        Args:
+            settings: from now on, in place of the fleet's.
+            task: the aggregator's own, in place of the fleet's.
+        """
+        self.settings = settings or self.settings
+        blocking = self._blocking(AGGREGATOR, {})
+        loop = asyncio.get_running_loop()
+        self.aggregator = Aggregator(
+            self.settings,
+            task or self._task,
+            self.broker.transport(AGGREGATOR),
+            run_blocking=blocking,
+            rng=Random(f"{self._seed}/{AGGREGATOR}/{self._n_lives}"),
+            wall=lambda: WALL_START_S + loop.time(),
+        )
+        self._start(AGGREGATOR, self.aggregator.run, blocking)
+
+    def add(
+        self,
+        device: str,
+        *,
+        partition: tuple[int, int] | None = None,
+        link: LinkProfile | None = None,
+        task: Task | None = None,
+        delays: Mapping[Lane, DelayRange] | None = None,
+    ) -> None:
+        """Add a device and switch it on.
+
+        Args:
+            device: its id.
+            partition: handed to the task.
+            link: its way to the broker; None: as the broker's faults say.
+            task: its own, in place of the fleet's.
+            delays: how long its work takes, by lane; None: as `inline_blocking.QUICK` says.
+        """
+        self._devices[device] = _Device(
+            client=Client(id=ClientId(device), partition=partition),
+            task=task or self._task,
+            transport=self.broker.transport(device, link),
+            delays=delays or {},
+        )
+        self.start(device)
+
+    def start(self, device: str) -> None:
+        """Switch a device on that was killed, or has ended."""
+        known = self._devices[device]
+        blocking = self._blocking(device, known.delays)
+        service = EdgeClient(
+            self._edge.model_copy(update={"id": device}),
+            known.task,
+            known.client,
+            known.transport,
+            run_blocking=blocking,
+            rng=Random(f"{self._seed}/{device}/{self._n_lives}"),
+            clock=asyncio.get_running_loop().time,
+            look=Conditions,
+        )
+        self._start(device, service.run, blocking)
+
+    async def kill(self, name: str) -> None:
+        """End a service as SIGKILL would, without a goodbye; nothing if it is not running."""
+        life = self._alive.pop(name, None)
+        if life is not None:
+            await life.kill()
+
+    def is_running(self, name: str) -> bool:
+        """Whether this service is alive."""
+        return name in self._alive and not self._alive[name].task.done()
+
+    async def result(self) -> RunResult:
+        """Wait until the aggregator has ended, and return its result."""
+        result = await self._alive[AGGREGATOR].task
+        assert isinstance(result, RunResult)
+        return result
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds, looking every 50 ms."""
+        while not condition():  # noqa: ASYNC110 - the services know nothing of whoever watches them
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    @property
+    def status(self) -> AggregatorStatus | None:
+        """What the aggregator said of itself last; None before its first word."""
+        payload = self.broker.retained.get(self.topics.build(AggregatorStatusTopic()))
+        return None if payload is None else decode_json(AggregatorStatus, payload)
+
+    def status_of(self, device: str) -> DeviceStatus | None:
+        """What a device, or its will, said last; None before its first word."""
+        payload = self.broker.retained.get(self.topics.build(StatusTopic(device)))
+        return None if payload is None else decode_json(DeviceStatus, payload)
+
+    def _blocking(self, name: str, delays: Mapping[Lane, DelayRange]) -> InlineBlocking:
+        self._n_lives += 1
+        return InlineBlocking(Random(f"{self._seed}/{name}/{self._n_lives}/delays"), delays)
+
+    def _start(self, name: str, run: Callable[[], Any], blocking: InlineBlocking) -> None:
+        if self.is_running(name):
+            raise InvalidState(f"{name} is running already")
+        self._alive[name] = _Life(self._group.create_task(run(), name=name), blocking)
