@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from broker.config import BrokerSettings
 from shared.codecs import CODECS
 from shared.topics import NAME
+from shared.wire_fields import Options
 
 __all__ = [
     "EvaluationSettings",
@@ -83,7 +84,7 @@ class TrainingSettings(_Section):
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
     codec: str = Field("float32", description="how updates are encoded")
-    options: dict[str, float | bool | str] = Field({}, description="your own numbers, handed to the task as they are")
+    options: Options = Field({}, description="your own numbers, handed to the task as they are")
 
     def learning_rate_at(self, version: int) -> float:
         """Return the learning rate of a version: the schedule applied."""
