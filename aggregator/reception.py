@@ -8,7 +8,6 @@ Not here: the checks themselves (`admission.py`, `shared/wire.py`), what is deci
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -17,6 +16,7 @@ from aggregator.config import Settings
 from aggregator.events import CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered, Progressed, Refused
 from aggregator.intake import Intake
 from aggregator.leases import Lease, LeaseBook
+from aggregator.presence import Presences
 from broker.transport import Message
 from shared.codecs import CODECS
 from shared.errors import PeerError, Reason
@@ -41,16 +41,6 @@ _ABOUT_THE_UPDATE = frozenset(
         Reason.OFFERS,
     }
 )
-
-
-@dataclass(slots=True)
-class _Presence:
-    """The newest connection that a device spoke from."""
-
-    boot: str
-    connection: int
-    is_online: bool = True
-    moved: tuple[str, float | None] = ("", None)  # phase and progress as last seen
 
 
 class Reception:
@@ -81,7 +71,7 @@ class Reception:
         self._leases, self._intake, self._tell = leases, intake, tell
         self._codec = CODECS[settings.training.codec]
         self._buckets: dict[str, TokenBucket] = {}
-        self._presence: dict[str, _Presence] = {}
+        self._presences = Presences()
         self.refused: Counter[Reason] = Counter()
         self.bytes_up = 0
 
@@ -101,9 +91,9 @@ class Reception:
                     self._report(lease, message.payload)
                 case CheckInTopic(device):
                     self._take_token(device, now)
-                    self._check_in(device, decode(CheckIn, message.payload))
+                    self._check_in(device, decode(CheckIn, message.payload), now)
                 case StatusTopic(device) if message.payload:
-                    self._status(device, decode_json(DeviceStatus, message.payload))
+                    self._status(device, decode_json(DeviceStatus, message.payload), now)
         except PeerError as error:
             self.refused[error.reason] += 1
             log.warning("refused", topic=message.topic[:200], reason=str(error.reason), detail=error.detail)
@@ -147,11 +137,13 @@ class Reception:
                 self._intake.offered(report)
                 self._tell(Offered(device=device, lease=name))
 
-    def _check_in(self, device: str, check_in: CheckIn) -> None:
-        if self._is_stale(device, check_in.boot, check_in.connection):
+    def _check_in(self, device: str, check_in: CheckIn, now: float) -> None:
+        if self._presences.is_stale(device, check_in.boot, check_in.connection, now):
             return
         refusal, detail = check_in.refusal, check_in.detail
-        if PROTOCOL_VERSION not in check_in.protocols:
+        if self._presences.is_cloned(device, now):
+            refusal, detail = Reason.CLONED_ID, "two devices connect with this id"
+        elif PROTOCOL_VERSION not in check_in.protocols:
             refusal, detail = Reason.PROTOCOL, f"speaks {check_in.protocols}, the fleet {PROTOCOL_VERSION}"
         elif self._codec.name not in check_in.codecs:
             refusal, detail = Reason.CODEC, f"does not speak {self._codec.name}"
@@ -162,10 +154,10 @@ class Reception:
         holds = frozenset(held.lease for held in check_in.holds if held.run == self._run)
         self._tell(CheckedIn(device=device, refusal=refusal, detail=detail, holds=holds, missing=check_in.missing))
 
-    def _status(self, device: str, status: DeviceStatus) -> None:
-        if self._is_stale(device, status.boot, status.connection, may_be_will=not status.online):
+    def _status(self, device: str, status: DeviceStatus, now: float) -> None:
+        if self._presences.is_stale(device, status.boot, status.connection, now, may_be_will=not status.online):
             return
-        presence = self._presence[device]
+        presence = self._presences[device]
         if presence.is_online and not status.online:
             is_settled = status.phase == "stopped" and status.lease is None
             self._tell(DeviceOffline(device=device, is_settled=is_settled))
@@ -174,17 +166,3 @@ class Reception:
         if status.online and status.lease is not None and moved != presence.moved:
             self._tell(Progressed(device=device, lease=status.lease))
         presence.moved = moved
-
-    def _is_stale(self, device: str, boot: str, connection: int, *, may_be_will: bool = False) -> bool:
-        """Return whether a message is from an older connection than the newest one seen, and remember the newest.
-
-        Boots are random and have no order: another boot is the newer one, unless it only says goodbye, for that is
-        what the will of the old one does.
-        """
-        newest = self._presence.get(device)
-        if newest is not None and newest.boot != boot and may_be_will:
-            return True
-        if newest is None or newest.boot != boot or newest.connection < connection:
-            self._presence[device] = _Presence(boot, connection)
-            return False
-        return newest.connection > connection

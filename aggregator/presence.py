@@ -1,0 +1,68 @@
+"""Which connection of a device is its newest, and whether two devices share one id.
+
+Brokers need not tell a client that another one with its id has pushed it out (Mosquitto 2.0 does not). The aggregator
+sees it: boots are random and a device that was switched on again never returns to the boot before, two devices with
+one id take turns.
+"""
+
+from dataclasses import dataclass, field
+
+__all__ = ["CLONE_WINDOW_S", "Presence", "Presences"]
+
+CLONE_WINDOW_S = 60.0
+RETURNS = 2
+"""A boot that comes back so often within the window is another device. Once may be a message that was long under way."""
+BOOTS_REMEMBERED = 4
+
+
+@dataclass(slots=True)
+class Presence:
+    """What is known of a device's newest connection."""
+
+    boot: str
+    connection: int
+    is_online: bool = True
+    moved: tuple[str, float | None] = ("", None)
+    """Phase and progress as last seen."""
+    earlier: list[str] = field(default_factory=list)
+    """Boots before this one, the latest last."""
+    returns: list[float] = field(default_factory=list)
+    """When an earlier boot spoke again."""
+
+
+class Presences:
+    """The newest connection of every device."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Presence] = {}
+
+    def __getitem__(self, device: str) -> Presence:
+        return self._newest[device]
+
+    def is_stale(self, device: str, boot: str, connection: int, now: float, *, may_be_will: bool = False) -> bool:
+        """Return whether a message is from an older connection than the newest one seen, and remember the newest.
+
+        Boots have no order: another boot is the newer one, unless it only says goodbye, for that is what the will of
+        an old one does.
+        """
+        newest = self._newest.get(device)
+        if newest is None:
+            self._newest[device] = Presence(boot, connection)
+            return False
+        if newest.boot == boot:
+            is_older = connection < newest.connection
+            newest.connection = max(newest.connection, connection)
+            return is_older
+        if may_be_will:
+            return True
+        returns = [at for at in newest.returns if at > now - CLONE_WINDOW_S]
+        if boot in newest.earlier:
+            returns.append(now)
+        earlier = [each for each in newest.earlier if each != boot]
+        earlier = [*earlier, newest.boot][-BOOTS_REMEMBERED:]
+        self._newest[device] = Presence(boot, connection, earlier=earlier, returns=returns)
+        return False
+
+    def is_cloned(self, device: str, now: float) -> bool:
+        """Return whether two devices take turns at this id."""
+        return len([at for at in self._newest[device].returns if at > now - CLONE_WINDOW_S]) >= RETURNS
