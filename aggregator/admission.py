@@ -12,10 +12,12 @@ from shared.codecs import Codec
 from shared.errors import PeerError, Reason
 from shared.messages import Kind, Report, Reported
 
-__all__ = ["TokenBucket", "check_report", "lease_for"]
+__all__ = ["MessageRates", "TokenBucket", "check_report", "lease_for"]
 
 BURST_SECONDS = 10.0
 """A device may save up this many seconds' worth of messages."""
+PRUNE_FROM = 1000
+"""Buckets that are kept whatever is in them: looking through fewer saves nothing."""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,37 @@ class TokenBucket:
         if self.tokens < 1:
             raise PeerError(Reason.RATE, f"over {rate:g} messages a second")
         self.tokens -= 1
+
+
+class MessageRates:
+    """A bucket for each device that spoke lately; one that is full again is forgotten.
+
+    Args:
+        rate: messages a second, of one device.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._buckets: dict[str, TokenBucket] = {}
+        self._prune_at = PRUNE_FROM
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, device: str, now: float) -> None:
+        """Take one message's worth of a device.
+
+        Raises:
+            PeerError: it is over its rate (`rate`).
+        """
+        bucket = self._buckets.get(device)
+        if bucket is None:
+            if len(self._buckets) >= self._prune_at:
+                oldest = now - BURST_SECONDS
+                self._buckets = {name: each for name, each in self._buckets.items() if each.filled_at > oldest}
+                self._prune_at = max(PRUNE_FROM, 2 * len(self._buckets))
+            bucket = self._buckets[device] = TokenBucket.full(self._rate, now)
+        bucket.take(self._rate, now)
 
 
 def lease_for(leases: LeaseBook, device: str, name: str) -> Lease:

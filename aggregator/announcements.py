@@ -108,7 +108,7 @@ class Announcements:
             states={str(state): counts[state] for state in LeaseState},
             population=machine.population.counts(),
             seconds_left=machine.seconds_left(now),
-            metrics={name[:64]: value for name, value in list(machine.metrics.items())[:32]},
+            metrics={name[:64]: value for name, value in list(machine.stopping.metrics.items())[:32]},
         )
 
     def status_topic(self) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "Fold",
     "Forget",
     "Journal",
+    "ModelGone",
     "Offered",
     "PauseAsked",
     "Progressed",
@@ -155,6 +156,13 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelGone:
+    """A version that a lease may still name was deleted from the broker, to make place."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationFailed:
     """The next version could not be made."""
 
@@ -214,6 +222,7 @@ Event: TypeAlias = (
     | Evaluated
     | VersionWritten
     | Published
+    | ModelGone
     | AggregationFailed
     | BrokerLost
     | BrokerFound
@@ -300,7 +309,7 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forget:
-    """Throw away the accumulator and the files of a voided `into`."""
+    """Throw away the accumulator of a voided `into`; its files go by `DropUpload`."""
 
     into: int
 

@@ -8,11 +8,17 @@ import hashlib
 from aggregator.config import Settings
 from aggregator.events import (
     Assign,
+    BrokerFound,
     CheckedIn,
     ComeBack,
     Command,
     DeviceOffline,
+    Evaluated,
+    Event,
+    Failed,
     Journal,
+    Offered,
+    PublishRound,
     RepublishModel,
     SendReceipt,
 )
@@ -74,12 +80,13 @@ class Invitations:
         """Return the devices that may be asked to evaluate now."""
         return [
             device
-            for device in self._population.waiting(now, self.check_in_interval_s, -1)
+            for device in self._population.waiting(now, self.check_in_interval_s, None)
             if self._leases.live_of(device) is None
         ]
 
     def forget_settled(self) -> None:
         """A round begins: only leases that are still open remain of interest."""
+        self._population.forget_barred()
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
     def invite(
@@ -160,6 +167,20 @@ class Invitations:
         recent = self.recent.get(event.device)
         if event.is_settled and recent is not None and self._leases[recent].state.is_final:
             del self.recent[event.device]
+
+    def answer(self, event: Event, now: float) -> list[Command]:
+        """The run is over: nothing moves any more, but every device that asks is answered."""
+        match event:
+            case CheckedIn(device=device):
+                commands, is_waiting = self.checked_in(event, now)
+                return [*commands, self.come_back(device, Reason.RUN_FINISHED)] if is_waiting else commands
+            case Offered(lease=name) | Failed(lease=name) | Evaluated(lease=name):
+                return [receipt_of(self._leases[name], repeat=True)]
+            case DeviceOffline():
+                self.offline(event)
+            case BrokerFound():
+                return [PublishRound()]
+        return []
 
     def come_back(self, device: str, reason: Reason) -> ComeBack:
         """Return when a device shall check in next."""

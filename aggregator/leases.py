@@ -152,9 +152,18 @@ class LeaseBook:
         """Return how many leases of a kind are outstanding."""
         return self._counts[kind][LeaseState.OUTSTANDING]
 
+    @property
+    def n_accepted(self) -> int:
+        """How many train leases were accepted."""
+        return self._counts[Kind.TRAIN][LeaseState.ACCEPTED]
+
     def counts(self, kind: Kind = Kind.TRAIN) -> dict[LeaseState, int]:
         """Return how many leases of a kind are in each state."""
         return dict(self._counts[kind])
+
+    def summary(self) -> dict[str, int]:
+        """Return how many train leases are in each state; of `expired`, how many ever were."""
+        return {**{str(state): n for state, n in self.counts().items()}, LeaseState.EXPIRED: self.n_expirations}
 
     def check(self) -> None:
         """Recount everything.

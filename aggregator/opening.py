@@ -98,7 +98,7 @@ async def open_run(
     records = await run_blocking(Lane.DISK, lambda: list(journal.records()))
     if not records and not store.versions():
         await run_blocking(Lane.DISK, partial(store.save, await _first_state(settings, evaluator)))
-    spec = (await run_blocking(Lane.DISK, partial(store.load, store.versions()[-1]))).spec
+    spec = (await run_blocking(Lane.DISK, partial(store.load, max(store.versions(), default=0)))).spec
     codec = codec_named(settings.training.codec)
     max_bytes = settings.transfer.max_update_bytes or codec.encoded_bytes(spec.n_params)
     if max_bytes < codec.encoded_bytes(spec.n_params):

@@ -41,7 +41,12 @@ async def listening(folder: RunFolder, handle: Callable[[Event], dict[str, Any]]
     place = Path(tempfile.mkdtemp(prefix="fedmq-"))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        word = (await reader.readline()).decode(errors="replace").strip()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                word = (await reader.readline()).decode(errors="replace").strip()
+        except (TimeoutError, ValueError, OSError):  # nothing came, or a line without an end
+            writer.close()
+            return
         event = _EVENTS.get(word)
         reply = {"error": f"no command {word!r}"} if event is None else handle(event)
         writer.write(json.dumps(reply).encode() + b"\n")

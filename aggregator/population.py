@@ -24,8 +24,6 @@ class Member:
     detail: str = ""
     is_online: bool = True
     is_waiting: bool = False
-    barred_round: int = -1
-    """The round in which it failed or was rejected: it is not asked again in that one."""
 
 
 class Population:
@@ -34,6 +32,7 @@ class Population:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
         self._waiting: OrderedDict[str, Member] = OrderedDict()  # oldest check-in first
+        self._barred: dict[str, int] = {}  # device -> the round in which it failed or was rejected
 
     def __len__(self) -> int:
         return len(self._members)
@@ -66,18 +65,27 @@ class Population:
 
     def bar(self, device: str, round_id: int) -> None:
         """Do not ask a device again in this round."""
-        if device in self._members:
-            self._members[device].barred_round = round_id
+        self._barred[device] = round_id
 
-    def waiting(self, now: float, interval_s: float, round_id: int) -> Iterator[str]:
-        """Yield the devices that may be asked now, whose newest check-in is younger than three intervals."""
+    def forget_barred(self) -> None:
+        """A round begins: whoever was barred in an earlier one may be asked again."""
+        self._barred.clear()
+
+    def waiting(self, now: float, interval_s: float, round_id: int | None) -> Iterator[str]:
+        """Yield the devices that may be asked now, whose newest check-in is younger than three intervals.
+
+        Args:
+            now: seconds.
+            interval_s: how often a device checks in.
+            round_id: whose barred devices are left out; None: nobody is.
+        """
         oldest = now - CHECK_INS_MISSED * interval_s
         while self._waiting:
             device, member = next(iter(self._waiting.items()))
             if member.checked_in_at >= oldest:
                 break
             self.assigned(device)
-        return (device for device, member in self._waiting.items() if member.barred_round != round_id)
+        return (device for device in self._waiting if round_id is None or self._barred.get(device) != round_id)
 
     def counts(self) -> dict[str, int]:
         """Return how many devices are known, online, waiting and refused."""

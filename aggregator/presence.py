@@ -11,7 +11,7 @@ __all__ = ["CLONE_WINDOW_S", "Presence", "Presences"]
 
 CLONE_WINDOW_S = 60.0
 RETURNS = 2
-"""A boot that comes back so often within the window is another device. Once may be a message that was long under way."""
+"""A boot that comes back so often within the window is another device; once may be a message long under way."""
 BOOTS_REMEMBERED = 4
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from aggregator.admission import TokenBucket, check_report, lease_for
+from aggregator.admission import MessageRates, check_report, lease_for
 from aggregator.config import Settings
 from aggregator.events import CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered, Progressed, Refused
 from aggregator.intake import Intake
@@ -70,7 +70,7 @@ class Reception:
         self._settings, self._run, self._topics, self._spec = settings, run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
         self._codec = CODECS[settings.training.codec]
-        self._buckets: dict[str, TokenBucket] = {}
+        self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
         self.refused: Counter[Reason] = Counter()
         self.bytes_up = 0
@@ -87,10 +87,10 @@ class Reception:
                     self._chunk(lease, index, message.payload, now)
                 case ReportTopic(device, name):
                     lease = lease_for(self._leases, device, name)
-                    self._take_token(device, now)
+                    self._rates.take(device, now)
                     self._report(lease, message.payload)
                 case CheckInTopic(device):
-                    self._take_token(device, now)
+                    self._rates.take(device, now)
                     self._check_in(device, decode(CheckIn, message.payload), now)
                 case StatusTopic(device) if message.payload:
                     self._status(device, decode_json(DeviceStatus, message.payload), now)
@@ -99,13 +99,6 @@ class Reception:
             log.warning("refused", topic=message.topic[:200], reason=str(error.reason), detail=error.detail)
             if lease is not None and error.reason in _ABOUT_THE_UPDATE:
                 self._tell(Refused(lease=lease.record.lease, reason=error.reason, detail=error.detail))
-
-    def _take_token(self, device: str, now: float) -> None:
-        rate = self._settings.transfer.messages_per_s
-        bucket = self._buckets.get(device)
-        if bucket is None:
-            bucket = self._buckets[device] = TokenBucket.full(rate, now)
-        bucket.take(rate, now)
 
     def _chunk(self, lease: Lease, index: int, payload: bytes, now: float) -> None:
         if lease.state.is_final:

@@ -4,6 +4,7 @@ The same rows give the same books, whatever the machine was doing when it died. 
 them; leases that were out stay good for a whole lease more, for nobody could report meanwhile.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -25,7 +26,8 @@ from aggregator.records import (
     VoidRecord,
 )
 from aggregator.round_machine import RoundMachine
-from shared.messages import Kind, RoundOutcome
+from shared.config import settings_json
+from shared.messages import Kind, Outcome, RoundOutcome
 
 __all__ = ["Recovered", "recover"]
 
@@ -89,6 +91,9 @@ def recover(
                     reason=record.reason,
                     detail=record.detail,
                 )
+                if record.outcome in (Outcome.FAILED, Outcome.REJECTED):
+                    lease = machine.leases[record.lease].record
+                    machine.population.bar(lease.device, lease.round_id)
             case CloseRecord():
                 machine.tally.close()
                 phase = Phase.AGGREGATING
@@ -96,15 +101,17 @@ def recover(
                 machine.tally.commit(record.version)
                 machine.last_outcome, phase = RoundOutcome.COMMITTED, Phase.WAITING
                 found.digests[record.version] = record.digest
-                machine.committed(record)
+                machine.stopping.committed(record.version, dict(record.metrics))
             case AbandonRecord():
                 machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
             case VoidRecord():
                 machine.tally.void()
+                machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
             case FinishRecord():
                 finished = record.cause
     # stopped by hand, or told to go on for longer since: then it goes on
-    if finished is not None and machine.stopping.cause is not None:
+    if finished is not None and (machine.stopping.cause is not None or _is_for_good(finished, machine, found.config)):
+        machine.stopping.cause = machine.stopping.cause or finished
         phase = Phase.FINISHED
     left_s, n_extensions = machine.timer.window_s, 0
     if clock is not None and clock.round_id == machine.round_id:
@@ -112,6 +119,14 @@ def recover(
         n_extensions = clock.n_extensions
     machine.restored(phase=phase, left_s=left_s, n_extensions=n_extensions, now=now)
     return found
+
+
+def _is_for_good(cause: str, machine: RoundMachine, config: ConfigRecord | None) -> bool:
+    """Return whether an end holds that the journal alone does not repeat: metrics of devices are not in it."""
+    if cause == "operator" or config is None:
+        return False
+    old = json.loads(config.settings).get("stop")
+    return bool(old == json.loads(settings_json(machine.settings))["stop"])
 
 
 def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:

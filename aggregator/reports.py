@@ -22,7 +22,7 @@ from aggregator.population import Population
 from aggregator.records import OutcomeRecord
 from aggregator.tally import Tally
 from shared.errors import Reason
-from shared.messages import Outcome
+from shared.messages import Kind, Outcome
 
 __all__ = ["Reports"]
 
@@ -81,3 +81,34 @@ class Reports:
         told = Cancel(lease=name, device=device, reason=reason) if is_cancelled else receipt_of(lease)
         record = OutcomeRecord(lease=name, outcome=lease.outcome, reason=reason, detail=detail)
         return [Journal(record=record, then=(told, DropUpload(lease=name)))]
+
+    def cancel_surplus(self) -> list[Command]:
+        """A version was committed: work that would lag too far behind it is not waited for, in any mode."""
+        commands: list[Command] = []
+        for lease in self._leases.open(Kind.TRAIN):
+            if self._tally.surplus(lease) is not None:
+                commands += self.conclude(lease, LeaseState.CANCELLED, Reason.COMMITTED)
+        return commands
+
+    def supersede(self, device: str) -> list[Command]:
+        """A device says that it has none of its open leases: they will bring nothing."""
+        commands: list[Command] = []
+        for lease in self._leases.open():
+            if lease.record.device == device:
+                commands += self.conclude(lease, LeaseState.CANCELLED, Reason.SUPERSEDED)
+        return commands
+
+    def model_gone(self, version: int) -> list[Command]:
+        """A version left the broker: nobody can begin with it any more."""
+        commands: list[Command] = []
+        for lease in self._leases.open():
+            if lease.record.base_version == version:
+                commands += self.conclude(lease, LeaseState.CANCELLED, Reason.MODEL_GONE)
+        return commands
+
+    def end_evaluation(self) -> list[Command]:
+        """Close the books of an evaluation; who has not reported by now need not."""
+        commands = self._evaluation.end()
+        for lease in self._leases.open(Kind.EVALUATE):
+            commands += self.conclude(lease, LeaseState.CANCELLED, Reason.TOO_STALE)
+        return commands

@@ -3,7 +3,7 @@
 A view of what the journal decides, never read to go on with a run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import structlog
 from aggregator.evaluation import federated_metrics
 from aggregator.events import EvaluationDone, RoundEnded
 from aggregator.history import History
-from aggregator.model_store import export
+from aggregator.model_store import ServerState, export
 from aggregator.opening import OpenRun
 
 __all__ = ["Results", "RunResult"]
@@ -83,10 +83,18 @@ class Results:
         log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports))
         return {name: summary.value for name, summary in summaries.items()}
 
-    def committed(self, *, is_best: bool) -> None:
-        """Keep the new version when it is the best so far."""
+    def committed(self, state: ServerState, keep: Set[int], *, is_best: bool) -> None:
+        """Keep the new version when it is the best so far, and delete what nobody needs. Blocks: for the lane DISK.
+
+        Args:
+            state: the new version.
+            keep: versions whose files stay.
+            is_best: whether its metric is the best so far.
+        """
         if is_best and self._opened.settings.output.keep_best:
-            export(self._opened.aggregation.state, self._opened.folder.best)
+            export(state, self._opened.folder.best)
+        store = self._opened.store
+        store.delete_all_but({*keep, *(version for version in store.versions() if version > state.version)})
 
     def finish(self, version: int) -> None:
         """Write the final model and the plot. Blocks: for the lane DISK."""
@@ -104,7 +112,7 @@ class Results:
             cause=cause,
             version=machine.version,
             rounds=machine.round_id,
-            metrics=dict(machine.metrics),
+            metrics=dict(machine.stopping.metrics),
             counts=counts,
             refused=refused,
             bytes_up=bytes_up,

@@ -47,6 +47,17 @@ class RoundTimer:
         """How long a lease lives without progress."""
         return self._settings.lease_s or self.window_s
 
+    @property
+    def deadline(self) -> float | None:
+        """When the window or the back-off ends; None: neither is under way."""
+        if self.closes_at < math.inf:
+            return self.closes_at
+        return self.begins_at if self.begins_at > -math.inf else None
+
+    def left_s(self, now: float) -> float | None:
+        """Return what is left of the reporting window, None outside of it."""
+        return max(0.0, self.closes_at - now) if self.closes_at < math.inf else None
+
     def begin(self, now: float) -> None:
         """A round begins to collect."""
         self._began_at, self.n_extensions, self.begins_at = now, 0, -math.inf
@@ -79,7 +90,7 @@ class RoundTimer:
             self._rounds.append(self._current)
             self._current = []
         if is_committed:
-            self._n_abandoned = 0
+            self._n_abandoned, self.begins_at = 0, -math.inf
         else:
             bounds = self._settings.window_s
             self.begins_at = now + min(bounds.max, bounds.min * 2.0 ** min(self._n_abandoned, 16))

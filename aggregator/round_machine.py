@@ -20,7 +20,7 @@ from aggregator import records as rec
 from aggregator.config import Settings
 from aggregator.events import Command, Journal
 from aggregator.federated_evaluation import FederatedEvaluation
-from aggregator.invitations import Invitations, receipt_of
+from aggregator.invitations import Invitations
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.pausing import Pausing
 from aggregator.phases import PHASES, PauseCause, Phase
@@ -49,7 +49,6 @@ class RoundMachine:
         self.phase = Phase.WAITING
         self.round_id = 0
         self.last_outcome: RoundOutcome | None = None
-        self.metrics: dict[str, float] = {}
         self.leases = LeaseBook()
         self.tally = Tally(settings, self.leases)
         self.population = Population()
@@ -61,6 +60,7 @@ class RoundMachine:
         self.stopping = Stopping(settings.stop)
         self.timer = RoundTimer(settings.round)
         self.pausing = Pausing()
+        self._restored_at: float | None = None
 
     # what others read
 
@@ -76,26 +76,22 @@ class RoundMachine:
 
     def seconds_left(self, now: float) -> float | None:
         """Return what is left of the reporting window in seconds, None outside of it."""
-        is_paused = self.phase is Phase.PAUSED
-        if (self.pausing.resume_to if is_paused else self.phase) is not Phase.REPORTING:
-            return None
-        return max(0.0, self.timer.closes_at - (self.pausing.since if is_paused else now))
+        return self.timer.left_s(self._running(now))
 
     def n_at_hand(self, now: float) -> int:
         """Return accepted + outstanding + eligible: what a round could still count on."""
-        n_eligible = len(self.invitations.eligible(self.round_id, now))
+        upcoming = self.round_id + (self.phase is Phase.WAITING)  # whoever failed in the last round may try the next
+        n_eligible = len(self.invitations.eligible(upcoming, now))
         return self.tally.n_accepted + self.leases.n_outstanding(Kind.TRAIN) + n_eligible
 
     @property
     def deadline(self) -> float | None:
         """When to handle `DeadlinePassed`, in the clock of `now`; None: not before another event."""
+        if self.phase is Phase.FINISHED:
+            return None
         times = [self.pausing.broker_gone_at]
-        if self.phase is Phase.REPORTING:
-            times.append(self.timer.closes_at)
-        if self.phase is Phase.WAITING and self.timer.begins_at > -math.inf:
-            times.append(self.timer.begins_at)
-        if self.phase not in (Phase.PAUSED, Phase.FINISHED):
-            times += [self.leases.next_expiry, self.evaluation.closes_at]
+        if self.phase is not Phase.PAUSED:
+            times += [self.timer.deadline, self.leases.next_expiry, self.evaluation.closes_at]
         return min((time for time in times if time is not None), default=None)
 
     def check(self) -> None:
@@ -111,7 +107,7 @@ class RoundMachine:
 
     def restored(self, *, phase: Phase, left_s: float, n_extensions: int, now: float) -> None:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
-        self.phase = phase
+        self.phase, self._restored_at = phase, now
         if phase is Phase.REPORTING:
             self.timer.go_on(now, left_s, n_extensions)
 
@@ -120,10 +116,13 @@ class RoundMachine:
         commands: list[Command] = [ev.PublishRound()]
         if self.phase is Phase.FINISHED:
             return [*commands, ev.Finish(cause=self.stopping.cause or "rounds")]
+        if self._restored_at is not None:  # nobody could report before there was a link
+            self._move_timers(now - self._restored_at)
+        commands += self.reports.end_evaluation()  # who was asked is not remembered
         if self.phase is Phase.AGGREGATING:
             commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
         else:
-            commands += self._cancel_surplus()  # those of a round that had just been committed
+            commands += self.reports.cancel_surplus()  # those of a round that had just been committed
         return commands + (self._finish_if_due(now) or self._advance(now))
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
@@ -133,14 +132,17 @@ class RoundMachine:
             InvalidState: only our own bug can cause it.
         """
         if self.phase is Phase.FINISHED:
-            return self._handle_after_the_end(event, now)
+            return self.invitations.answer(event, now)
         if self.phase is Phase.PAUSED and isinstance(event, ev.Verified | ev.Refused):
             self.pausing.hold_back(event)
             return []
         commands = self._handle(event, now)
         if self.evaluation.is_complete:
-            commands += self.evaluation.end()
-        return commands + (self._finish_if_due(now) or self._advance(now))
+            commands += self.reports.end_evaluation()
+        commands += self._finish_if_due(now) or self._advance(now)
+        if (contradiction := self.tally.contradiction()) is not None and not self.is_finished:
+            commands += self._pause(PauseCause.ERROR, contradiction, now)
+        return commands
 
     def _handle(self, event: ev.Event, now: float) -> list[Command]:
         match event:
@@ -152,7 +154,7 @@ class RoundMachine:
             case ev.Progressed(device=device, lease=name):
                 lease = self.leases.get(name)
                 if lease is not None and lease.record.device == device:
-                    lease.expires_at = max(lease.expires_at, now + self.timer.lease_s)
+                    lease.expires_at = max(lease.expires_at, self._running(now) + self.timer.lease_s)
                 return []
             case ev.Offered(lease=name):
                 return self.reports.offered(self.leases[name], is_paused=self.phase is Phase.PAUSED)
@@ -168,6 +170,8 @@ class RoundMachine:
                 return self._version_written(event)
             case ev.Published(version=version):
                 return self._published(version, now)
+            case ev.ModelGone(version=version):
+                return self.reports.model_gone(version)
             case ev.AggregationFailed(detail=detail):
                 return self._pause(PauseCause.ERROR, detail, now)
             case ev.BrokerLost():
@@ -190,20 +194,6 @@ class RoundMachine:
             case ev.DeadlinePassed():
                 return self._deadline_passed(now)
         assert_never(event)
-
-    def _handle_after_the_end(self, event: ev.Event, now: float) -> list[Command]:
-        """Nothing moves any more, but every device that asks is answered."""
-        match event:
-            case ev.CheckedIn(device=device):
-                commands, is_waiting = self.invitations.checked_in(event, now)
-                return [*commands, self.invitations.come_back(device, Reason.RUN_FINISHED)] if is_waiting else commands
-            case ev.Offered(lease=name) | ev.Failed(lease=name) | ev.Evaluated(lease=name):
-                return [receipt_of(self.leases[name], repeat=True)]
-            case ev.DeviceOffline():
-                self.invitations.offline(event)
-            case ev.BrokerFound():
-                return [ev.PublishRound()]
-        return []
 
     # moving between phases
 
@@ -262,15 +252,8 @@ class RoundMachine:
         record = rec.CommitRecord(
             version=self.version, round_id=self.round_id, digest=event.digest, metrics=event.metrics
         )
-        self.committed(record)
+        self.stopping.committed(self.version, dict(event.metrics))
         return [Journal(record=record, then=(ev.PublishModel(version=self.version),))]
-
-    def committed(self, record: rec.CommitRecord) -> None:
-        """Count a committed version towards the end of the run, now or when the journal is read back."""
-        self.stopping.committed(record.version)
-        if record.metrics:
-            self.metrics = {**self.metrics, **dict(record.metrics)}
-            self.stopping.evaluated(record.version, dict(record.metrics))
 
     def _published(self, version: int, now: float) -> list[Command]:
         """The version is on the broker: the round is over."""
@@ -281,19 +264,13 @@ class RoundMachine:
             self.pausing.resume_to = Phase.WAITING
         else:
             self._enter(Phase.WAITING)
-        cancelled = self._cancel_surplus() if self.stopping.cause is None else []
-        ended = self._end_round(RoundOutcome.COMMITTED, now)
         if self.stopping.cause is not None:
-            return ended
-        return [*cancelled, *ended, ev.PublishRound(), *self.evaluation.begin(self.version, self.round_id, now)]
-
-    def _cancel_surplus(self) -> list[Command]:
-        """Work that would lag too far behind is not waited for, in any mode."""
-        commands: list[Command] = []
-        for lease in self.leases.open(Kind.TRAIN):
-            if self.tally.surplus(lease) is not None:
-                commands += self.reports.conclude(lease, LeaseState.CANCELLED, Reason.COMMITTED)
-        return commands
+            return self._end_round(RoundOutcome.COMMITTED, now)
+        cancelled = self.reports.cancel_surplus()
+        commands = [*cancelled, *self._end_round(RoundOutcome.COMMITTED, now), ev.PublishRound()]
+        if self.phase is Phase.PAUSED:  # nothing is given out: this version is not evaluated on devices
+            return commands
+        return commands + self.evaluation.begin(self.version, self.round_id, now)
 
     def _abandon(self, now: float) -> list[Command]:
         self._enter(Phase.WAITING)
@@ -303,17 +280,15 @@ class RoundMachine:
     def _end_round(self, outcome: RoundOutcome, now: float) -> list[Command]:
         self.last_outcome = outcome
         seconds = self.timer.end(now, is_committed=outcome is RoundOutcome.COMMITTED)
-        counts = {str(state): n for state, n in self.leases.counts().items()}
-        return [
-            ev.RoundEnded(
-                round_id=self.round_id,
-                version=self.version,
-                outcome=outcome,
-                seconds=seconds,
-                counts={**counts, LeaseState.EXPIRED: self.leases.n_expirations},
-                metrics=dict(self.metrics),
-            )
-        ]
+        ended = ev.RoundEnded(
+            round_id=self.round_id,
+            version=self.version,
+            outcome=outcome,
+            seconds=seconds,
+            counts=self.leases.summary(),
+            metrics=dict(self.stopping.metrics),
+        )
+        return [ended]
 
     def _finish_if_due(self, now: float) -> list[Command]:
         """The run ends between rounds, never in the middle of making a version."""
@@ -323,11 +298,14 @@ class RoundMachine:
 
     def _finish(self, cause: str, now: float) -> list[Command]:
         self._enter(Phase.FINISHED)
+        self.timer.close()
         self.pausing.clear(frozenset(PauseCause))
-        commands: list[Command] = [Journal(record=rec.FinishRecord(cause=cause), then=(ev.PublishRound(),))]
+        commands: list[Command] = []
         for lease in self.leases.open():
             commands += self.reports.conclude(lease, LeaseState.DISCARDED, Reason.RUN_FINISHED)
-        return [*commands, *self.evaluation.end(), ev.Finish(cause=cause)]
+        commands += self.reports.end_evaluation()
+        told = (ev.PublishRound(), ev.Finish(cause=cause))
+        return [*commands, Journal(record=rec.FinishRecord(cause=cause), then=told)]
 
     def _deadline_passed(self, now: float) -> list[Command]:
         gone_at = self.pausing.broker_gone_at
@@ -340,7 +318,7 @@ class RoundMachine:
         for lease in self.leases.expire(now):
             self.evaluation.settled(lease.record.lease)
         is_over = self.evaluation.closes_at is not None and now >= self.evaluation.closes_at
-        commands = self.evaluation.end() if is_over else []
+        commands = self.reports.end_evaluation() if is_over else []
         if self.phase is Phase.REPORTING and now >= self.timer.closes_at:
             if self.tally.n_accepted >= self.settings.round.quorum_count:
                 return commands + self._close()
@@ -351,19 +329,18 @@ class RoundMachine:
 
     def _pause(self, cause: PauseCause, detail: str, now: float) -> list[Command]:
         self.pausing.causes[cause] = detail
-        if self.phase is not Phase.PAUSED:
-            self.pausing.begin(self.phase, now)
-            self._enter(Phase.PAUSED)
+        if self.phase is Phase.PAUSED:
+            return []
+        self.pausing.begin(self.phase, now)
+        self._enter(Phase.PAUSED)
         return [ev.PublishRound()]
 
     def _unpause(self, now: float, *causes: PauseCause) -> list[Command]:
         failed = PauseCause.ERROR in self.pausing.causes
         if not self.pausing.clear(frozenset(causes)) or self.phase is not Phase.PAUSED:
             return []
-        paused_s, resume_to = now - self.pausing.since, self.pausing.resume_to
-        self.timer.moved(paused_s)
-        self.leases.moved(paused_s)
-        self.evaluation.moved(paused_s)
+        resume_to = self.pausing.resume_to
+        self._move_timers(now - self.pausing.since)
         self._enter(resume_to)
         commands: list[Command] = [ev.PublishRound()]
         if failed and resume_to is Phase.AGGREGATING and self.tally.is_closed:
@@ -372,19 +349,29 @@ class RoundMachine:
             commands += self._handle(event, now)
         return commands
 
+    def _running(self, now: float) -> float:
+        """Return what the clock of leases and windows shows: it stands still in a pause."""
+        return self.pausing.since if self.phase is Phase.PAUSED else now
+
+    def _move_timers(self, seconds: float) -> None:
+        self.timer.moved(seconds)
+        self.leases.moved(seconds)
+        self.evaluation.moved(seconds)
+
     def _void(self) -> list[Command]:
         """Throw away what was accepted for the version being built; its round is abandoned."""
         is_making = self.pausing.resume_to is Phase.AGGREGATING and PauseCause.ERROR not in self.pausing.causes
         if self.phase is not Phase.PAUSED or is_making:
             return []
-        into = self.tally.void()
+        into = self.version + 1
+        dropped = [ev.DropUpload(lease=record.lease) for record in self.tally.accepted() if record.into == into]
+        self.tally.void()
+        voided = Journal(record=rec.VoidRecord(into=into), then=(ev.Forget(into=into), *dropped))
+        if self.pausing.resume_to is Phase.WAITING:  # its round had been abandoned before
+            return [voided]
         self.pausing.resume_to = Phase.WAITING
-        self.timer.close()
-        self.last_outcome = RoundOutcome.ABANDONED
-        return [
-            Journal(record=rec.VoidRecord(into=into), then=(ev.Forget(into=into),)),
-            Journal(record=rec.AbandonRecord(round_id=self.round_id)),
-        ]
+        ended = self._end_round(RoundOutcome.ABANDONED, self.pausing.since)
+        return [voided, Journal(record=rec.AbandonRecord(round_id=self.round_id)), *ended]
 
     # devices and their reports
 
@@ -392,9 +379,7 @@ class RoundMachine:
         commands, is_waiting = self.invitations.checked_in(event, now)
         if not is_waiting:
             return commands
-        for lease in self.leases.open():
-            if lease.record.device == event.device:  # expired, and the device says that it does not have it
-                commands += self.reports.conclude(lease, LeaseState.CANCELLED, Reason.SUPERSEDED)
+        commands += self.reports.supersede(event.device)  # expired, and it does not have it any more
         if self.phase is Phase.PAUSED:
             return [*commands, self.invitations.come_back(event.device, Reason.PAUSED)]
         commands += self._finish_if_due(now) or self._advance(now)
@@ -412,5 +397,4 @@ class RoundMachine:
     def federated_metrics(self, version: int, metrics: dict[str, float]) -> None:
         """Take the combined metrics of an `EvaluationDone`; they stop the run when there is no central evaluation."""
         if self.settings.evaluation.central_every == 0:
-            self.metrics = {**self.metrics, **metrics}
             self.stopping.evaluated(version, metrics)

@@ -23,6 +23,7 @@ from aggregator.evaluation import Evaluator, TaskEvaluator
 from aggregator.intake import Intake
 from aggregator.journal import Journal
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
+from aggregator.phases import PauseCause
 from aggregator.reception import Reception
 from aggregator.records import AcceptRecord, RoundClock
 from aggregator.results import Results, RunResult
@@ -182,6 +183,7 @@ class _Serving:
         self._results = Results(opened, wall)
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows: asyncio.Queue[ev.Journal] = asyncio.Queue()
+        self._chores: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._settled = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -211,10 +213,12 @@ class _Serving:
                 group.create_task(self._write_rows(), name="journal"),
                 group.create_task(self._versions.run(), name="versions"),
                 group.create_task(self._grant(), name="grants"),
+                group.create_task(self._do_chores(), name="chores"),
                 group.create_task(self._keep_time(), name="clock"),
                 group.create_task(self._decide(), name="machine"),
             ]
             cause = await self._ended
+            await self._chores.join()
             await self._run_blocking(Lane.DISK, partial(self._results.finish, self._machine.version))
             await self._answer_the_last()
             await self._session.say_goodbye()
@@ -255,8 +259,9 @@ class _Serving:
         match command:
             case ev.Journal():
                 self._rows.put_nowait(command)
-            case ev.Assign():
-                self._session.send(*self._words.assignment(command, self._opened.models))
+            case ev.Assign(lease=lease):
+                if self._machine.leases[lease].record.base_version in self._opened.models:  # else it is being cancelled
+                    self._session.send(*self._words.assignment(command, self._opened.models))
             case ev.SendReceipt():
                 self._session.send(*self._words.receipt(command))
             case ev.Cancel():
@@ -320,10 +325,22 @@ class _Serving:
         for lease in self._versions.spent:
             self._intake.drop(lease)
         self._versions.spent = ()
-        best_version = self._machine.stopping.best_version
-        self._results.committed(is_best=0 < best_version == self._machine.version)
-        self._opened.store.delete_all_but({*self._opened.models, self._machine.version})
+        state, version = self._opened.aggregation.state, self._machine.version
+        is_best = 0 < self._machine.stopping.best_version == version
+        keep = {*self._opened.models, version}
+        self._chores.put_nowait(partial(self._results.committed, state, keep, is_best=is_best))
         self._session.committed(self._versions.blob)
+
+    async def _do_chores(self) -> None:
+        """Write and delete what no decision depends on."""
+        while True:
+            chore = await self._chores.get()
+            try:
+                await self._run_blocking(Lane.DISK, chore)
+            except OSError as error:
+                log.error("chore_failed", error=str(error))
+            finally:
+                self._chores.task_done()
 
     async def _grant(self) -> None:
         """Grant chunks as the budget allows, when something arrived and when nothing does."""
@@ -337,7 +354,7 @@ class _Serving:
 
     async def _keep_time(self) -> None:
         """Store where the timers stand, and look whether the disk can take what is still to come."""
-        machine, is_low = self._machine, False
+        machine = self._machine
         while True:
             await asyncio.sleep(CLOCK_EVERY_S)
             left_s = machine.seconds_left(self._now())
@@ -349,8 +366,8 @@ class _Serving:
                     wall_s=self._wall(),
                 )
                 await self._opened.journal.store_clock(clock)
-            is_low, was_low = self._is_disk_low(), is_low
-            if is_low or was_low:
+            is_low = self._is_disk_low()
+            if is_low != (PauseCause.DISK in machine.pausing.causes):
                 self._tell(ev.DiskLow() if is_low else ev.DiskFree())
 
     def _is_disk_low(self) -> bool:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import structlog
 
 from aggregator.announcements import Announcements
-from aggregator.events import BrokerFound, BrokerLost, Event, Published
+from aggregator.events import BrokerFound, BrokerLost, Event, ModelGone, Published
 from aggregator.opening import OpenRun
 from aggregator.publishing import ModelBlob, Publisher, which_to_delete
 from aggregator.reception import Reception
@@ -62,7 +62,10 @@ class Session:
         self._opened, self._words, self._reception, self._tell, self._wall = opened, words, reception, tell, wall
         self._topics = words.topics
         self._blob = opened.blob  # the newest committed version
+        words.epoch = max(opened.recovered.epoch + 1, int(wall()))  # for the will; claimed only later
         self._is_up = False
+        self._is_leaving = False
+        self._leave, self._left = asyncio.Event(), asyncio.Event()
         self._served_by: AggregatorStatus | None = None  # whoever published the retained status that we found
         self._outgoing: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
         self._to_repair: asyncio.Queue[str | None] = asyncio.Queue()  # None: the newest version is new
@@ -95,15 +98,17 @@ class Session:
 
     async def say_goodbye(self) -> None:
         """Let everything leave that was asked for, the last status included; gives up when the link is gone."""
-        now = asyncio.get_running_loop().time()
-        last = self._words.status(now).model_copy(update={"online": False})
-        self.send(self._words.status_topic(), encode_json(last), retained=True)
+        self._is_leaving = True
+        self._send_status()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._outgoing.join()
+                if self._is_up:
+                    self._leave.set()
+                    await self._left.wait()
 
     async def keep(self, transport: Transport, rng: random.Random) -> None:
-        """Connect, serve, reconnect, until cancelled.
+        """Connect, serve, reconnect, until the goodbye is said.
 
         Raises:
             AlreadyServed: somebody else serves the fleet.
@@ -114,6 +119,8 @@ class Session:
             try:
                 async with transport.connect(will=self._words.will()) as connection:
                     await self._serve(connection, reconnect)
+                self._left.set()
+                return
             except (TransportError, BaseExceptionGroup) as caught:
                 error = leaf_of(caught) if isinstance(caught, BaseExceptionGroup) else caught
                 if not isinstance(error, TransportError):
@@ -130,7 +137,7 @@ class Session:
     async def _serve(self, connection: Connection, reconnect: Reconnect) -> None:
         publisher = Publisher(connection, self._topics, self._opened.run)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._read(connection, publisher), name="session-read")
+            tasks = [group.create_task(self._read(connection, publisher), name="session-read")]
             await connection.subscribe([self._words.status_topic()])
             await connection.subscribe([self._topics.every_status], qos=0)
             await connection.subscribe(self._topics.every_device)
@@ -149,9 +156,12 @@ class Session:
             self._tell(BrokerFound())
             self._tell(Published(version=self._blob.ref.version))
             for i in range(SENDERS):
-                group.create_task(self._send_out(connection), name=f"session-send-{i}")
-            group.create_task(self._publish_models(publisher), name="session-models")
-            group.create_task(self._publish_status(connection), name="session-status")
+                tasks.append(group.create_task(self._send_out(connection), name=f"session-send-{i}"))
+            tasks.append(group.create_task(self._publish_models(publisher), name="session-models"))
+            tasks.append(group.create_task(self._publish_status(connection), name="session-status"))
+            await self._leave.wait()
+            for task in tasks:
+                task.cancel()
 
     async def _claim(self) -> None:
         """Take the fleet: with an epoch above all that came before, unless somebody else serves it."""
@@ -159,7 +169,7 @@ class Session:
         if found is not None and found.online and found.instance not in self._opened.recovered.instances:
             raise _served_by(found, self._opened.settings.fleet)
         retained = 0 if found is None else found.epoch
-        epoch = max(self._opened.recovered.epoch + 1, retained + 1, int(self._wall()))
+        epoch = max(self._words.epoch, retained + 1)
         await self._opened.journal.append(EpochRecord(epoch=epoch, instance=self._words.instance))
         self._words.epoch = epoch
         log.info("serving", run=self._opened.run, fleet=self._opened.settings.fleet, epoch=epoch)
@@ -218,22 +228,26 @@ class Session:
         gone = which_to_delete(list(models.values()), live)
         for ref in gone:
             del models[ref.version]
+            if ref.version in live:
+                self._tell(ModelGone(version=ref.version))
         await publisher.delete(gone, list(models.values()), len(blob.data))
         return 0
 
     async def _publish_status(self, connection: Connection) -> None:
         last: bytes | None = None
-        loop = asyncio.get_running_loop()
         while True:
-            payload = encode_json(self._words.status(loop.time()))
+            payload = self._status()
             if payload != last:
                 await connection.publish(self._words.status_topic(), payload, retained=True)
                 last = payload
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _send_status(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self.send(self._words.status_topic(), encode_json(self._words.status(now)), retained=True)
+        self.send(self._words.status_topic(), self._status(), retained=True)
+
+    def _status(self) -> bytes:
+        status = self._words.status(asyncio.get_running_loop().time())
+        return encode_json(status.model_copy(update={"online": not self._is_leaving}))
 
 
 def _served_by(status: AggregatorStatus, fleet: str) -> AlreadyServed:

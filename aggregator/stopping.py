@@ -19,14 +19,24 @@ class Stopping:
         self.best_version = 0
         self.n_since_best = 0
         self.cause: str | None = None
+        self.metrics: dict[str, float] = {}
+        """The last known."""
 
-    def committed(self, version: int) -> None:
-        """Count a committed version."""
+    def committed(self, version: int, metrics: Mapping[str, float]) -> None:
+        """Count a committed version, now or when the journal is read back.
+
+        Args:
+            version: which it is.
+            metrics: of its central evaluation; {} when there was none.
+        """
         if self.cause is None and self._settings.rounds is not None and version >= self._settings.rounds:
             self.cause = "rounds"
+        if metrics:
+            self.evaluated(version, metrics)
 
     def evaluated(self, version: int, metrics: Mapping[str, float]) -> bool:
         """Count the metrics of a version; return whether it is the best so far."""
+        self.metrics = {**self.metrics, **metrics}
         value = metrics.get(self._settings.metric)
         if value is None or value != value:
             return False

@@ -8,6 +8,7 @@ Sans-IO: `grants(now)` says what to grant, `deadline` when to ask again.
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from shared.chunking import Bitmap, ChunkLayout, from_ranges, to_ranges
 from shared.errors import PeerError, Reason
@@ -180,8 +181,8 @@ class Uploads:
     def _grant(self, upload: Upload, free: int, now: float) -> Grant | None:
         if upload.last_grant and now - upload.granted_at <= FAST_GRANT_S and upload.has_chunk:
             upload.next_grant = min(LARGEST_GRANT, 2 * upload.next_grant)
-        wanted = [index for index in upload.arrived.missing() if index not in upload.granted]
-        ranges = to_ranges(wanted[: min(free, upload.next_grant)], at_most=MAX_GRANT_RANGES)
+        wanted = (index for index in upload.arrived.missing() if index not in upload.granted)
+        ranges = to_ranges(islice(wanted, min(free, upload.next_grant)), at_most=MAX_GRANT_RANGES)
         indexes = from_ranges(ranges, n=len(upload.layout))
         if not indexes:
             return None

@@ -68,8 +68,8 @@ class VersionMaking:
             command = await self._queue.get()
             try:
                 match command:
-                    case Fold(record=record):
-                        await self._aggregation.fold(record)
+                    case Fold():
+                        await self._fold(command)
                     case Forget(into=into):
                         self._aggregation.forget(into)
                     case Aggregate():
@@ -78,14 +78,25 @@ class VersionMaking:
                 log.error("aggregation_failed", error=str(error))
                 self._tell(AggregationFailed(detail=str(error)))
 
+    async def _fold(self, command: Fold) -> None:
+        """Fold as it comes; what fails now is folded again when the version is made, and stops the run then."""
+        try:
+            await self._aggregation.fold(command.record)
+        except (FederationError, OSError) as error:
+            log.error("fold_failed", lease=command.record.lease, error=str(error))
+            self._aggregation.forget(command.record.into)
+
     async def _make(self, command: Aggregate) -> None:
+        if command.into <= self._aggregation.state.version:  # asked for twice
+            return
         records = [record for record in self._tally.accepted() if record.into == command.into]
         state = await self._aggregation.make(command.into, command.round_id, records)
         metrics = await self._metrics(state)
-        await self._aggregation.write(state)
         chunk_bytes = self._settings.transfer.chunk_bytes
         cut = partial(model_blob, state.parameters, state.spec, state.version, chunk_bytes)
-        self.blob = await self._run_blocking(Lane.COMPUTE, cut)
+        blob = await self._run_blocking(Lane.COMPUTE, cut)
+        await self._aggregation.write(state)  # last: what fails before can be tried again
+        self.blob = blob
         self.spent = tuple(record.lease for record in records)
         self.participants = tuple(sorted(record.device for record in records))
         self._tell(
