@@ -51,7 +51,7 @@ def main(
     process has this device's folder.
     """
     try:
-        set_up_logs(_level(log_level), as_json=json or None)
+        level = _level(log_level)
         overrides = {
             "broker.url": broker,
             "fleet": fleet,
@@ -68,6 +68,7 @@ def main(
         if check_config:
             typer.echo(f"{config or 'settings'}: fine; {', '.join(each.client.id for each in hosted)}")
         else:
+            set_up_logs(level, as_json=json or None)
             asyncio.run(_run(hosted, found))
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)

@@ -15,6 +15,7 @@ import structlog
 from broker.transport import Connection
 from edge_client.fetch_window import MAX_WINDOW, FetchWindow
 from edge_client.model_cache import CachedModel, ModelCache
+from edge_client.task_groups import rethrow
 from shared.blocking import Lane, RunBlocking
 from shared.errors import PeerError
 from shared.messages import ModelRef
@@ -134,8 +135,8 @@ class Download:
                         group.create_task(
                             self._connection.unsubscribe(self._names(kind, [number])), name=f"unsubscribe {number}"
                         )
-        except BaseExceptionGroup as errors:  # the link is gone, and more than one task noticed
-            raise errors.exceptions[0] from errors
+        except BaseExceptionGroup as errors:
+            rethrow(errors)
 
     async def _keep(self, keep: Callable[[int, bytes], bool], number: int, payload: bytes) -> bool:
         try:

@@ -14,7 +14,7 @@ from broker.transport import Transport
 from edge_client.config import EdgeSettings
 from edge_client.device_work import spec_of
 from edge_client.service import EdgeClient
-from edge_client.session import leaf_of
+from edge_client.task_groups import rethrow
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.task import Client, Task
 
@@ -73,7 +73,7 @@ async def run_many(
             await asyncio.wait(running)
             stopping.cancel()
     except BaseExceptionGroup as errors:
-        raise leaf_of(errors) from errors
+        rethrow(errors)
 
 
 async def _stop_all(clients: Sequence[EdgeClient], stop: asyncio.Event) -> None:

@@ -26,8 +26,9 @@ from edge_client.eligibility import Conditions, Rule, refusal_of
 from edge_client.events import Command, Event, Sending
 from edge_client.link import Link
 from edge_client.participant_machine import ParticipantMachine
-from edge_client.session import Session, leaf_of, spawn
+from edge_client.session import Session
 from edge_client.state_folder import lock_folder
+from edge_client.task_groups import rethrow, spawn
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.errors import TransportError
@@ -134,7 +135,7 @@ class EdgeClient:
                     for task in tasks:
                         task.cancel()
             except BaseExceptionGroup as errors:
-                raise leaf_of(errors) from errors
+                rethrow(errors)
 
     def tell(self, event: Event) -> None:
         """Give the machine an event and carry out what it answers."""

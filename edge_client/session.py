@@ -7,6 +7,7 @@ Not here: opening links (`service.py`), deciding (`participant_machine.py`).
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_client.device_work import DeviceWork
 from edge_client.downloading import Download
 from edge_client.events import Event
 from edge_client.outgoing import Outgoing, Send
+from edge_client.task_groups import rethrow, spawn
 from edge_client.upload import LinkPace
 from edge_client.uploading import Uploads
 from shared.blocking import Lane
@@ -37,7 +39,7 @@ from shared.topics import (
 )
 from shared.wire import decode, encode
 
-__all__ = ["Session", "leaf_of", "spawn"]
+__all__ = ["Session"]
 
 REPORT_BYTES = 4096
 """What a report may have beside its data."""
@@ -119,9 +121,8 @@ class Session:
                 await ended.wait()
                 raise _Over
         except BaseExceptionGroup as errors:
-            error = leaf_of(errors)
-            if not isinstance(error, _Over):
-                raise error from errors
+            with suppress(_Over):
+                rethrow(errors)
 
     def publish(self, topic: str, payload: Callable[[], bytes], *, retained: bool = False) -> None:
         """Publish as soon as the link is free; of one topic the newest only, and as it is then."""
@@ -290,20 +291,3 @@ class Session:
     async def _drop(self, lease: str) -> None:
         await self._work.blocking(Lane.DISK, partial(self._work.outbox.drop, lease))
         self._tell(events.ReportLost(lease))
-
-
-def spawn(group: asyncio.TaskGroup, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
-    """Start a task in a group; nothing when the group is ending, whose tasks may still run for a moment."""
-    try:
-        return group.create_task(work, name=name)
-    except RuntimeError:
-        work.close()
-        return None
-
-
-def leaf_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that says most of a group: anything rather than a lost link, which many tasks notice."""
-    leaves: list[BaseException] = []
-    for error in errors.exceptions:
-        leaves.append(leaf_of(error) if isinstance(error, BaseExceptionGroup) else error)
-    return min(leaves, key=lambda error: isinstance(error, TransportError))

@@ -25,8 +25,6 @@ from shared.task import Arrays, Client, Metric, Ratio, Task, TrainingCancelled, 
 
 __all__ = ["Finished", "Gate", "carry_out"]
 
-_log = structlog.get_logger()
-
 
 class Gate:
     """What a task calls after each batch (`shared.task.Progress`).
@@ -203,7 +201,7 @@ def _report(order: Assignment, gate: Gate, *, outcome: Reported, **fields: objec
 
 def _failed(order: Assignment, client: Client, gate: Gate, reason: Reason, detail: str, *, name: str = "") -> Finished:
     """Log a failure, with its traceback when the task raised, and report its name."""
-    _log.error(
+    structlog.get_logger().error(
         "training_failed",
         device=client.id,
         reason=str(reason),
@@ -231,5 +229,5 @@ def _to_wire(metrics: Mapping[str, Metric]) -> dict[str, WireMetric]:
         if all(math.isfinite(number) for number in numbers):
             wire[name] = (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
         else:
-            _log.warning("metric_not_finite", metric=name)
+            structlog.get_logger().warning("metric_not_finite", metric=name)
     return wire

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -11,7 +12,7 @@ from broker.simulated import SimulatedBroker
 from broker.transport import Connection, Message
 from shared.chunking import Bitmap, ChunkLayout, sha256_hex, to_ranges
 from shared.codecs import codec_named
-from shared.errors import Reason
+from shared.errors import Reason, TransportError
 from shared.messages import (
     Action,
     Assignment,
@@ -23,6 +24,7 @@ from shared.messages import (
     Outcome,
     Receipt,
     Report,
+    Reported,
     RetryWindow,
     Round,
     RoundState,
@@ -77,6 +79,7 @@ class FakeAggregator:
     check_in_interval_s: float = 30.0
     codec: str = "float32"
     answer_offers: bool = True
+    outcome: Outcome = Outcome.ACCEPTED
     receipts_to_lose: int = 0
     busy_answers: int = 0
     chunks_a_grant: int = 4
@@ -139,7 +142,11 @@ class FakeAggregator:
         return Assignment.model_validate({**fields, **changes})
 
     async def serve(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled, or until the broker dies."""
+        with suppress(TransportError):
+            await self._serve()
+
+    async def _serve(self) -> None:
         async with self.broker.transport("aggregator").connect() as connection:
             self.connection = connection
             await connection.subscribe(self.topics.every_device)
@@ -268,7 +275,7 @@ class FakeAggregator:
         if data is not None:
             assert sha256_hex(data) == report.sha256
             self.deltas[report.lease] = codec_named(report.codec).decode(data, self.spec.n_params)
-        outcome = Outcome.FAILED if report.outcome == "failed" else Outcome.ACCEPTED
+        outcome = Outcome.FAILED if report.outcome is Reported.FAILED else self.outcome
         receipt = Receipt(epoch=self.epoch, lease=report.lease, run=report.run, outcome=outcome)
         self.finals[report.lease] = receipt
         if self.receipts_to_lose:
