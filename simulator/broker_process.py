@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.server.choice import KindChoice
-from shared.errors import FederationError
 from simulator.processes import Child, child_process
 
 __all__ = ["AnsweringBroker", "broker_process"]
@@ -48,7 +47,7 @@ async def broker_process(
     async with child_process("broker", "broker", arguments, log=log, environment=environment) as child:
         while (found := _said(log)) is None:
             if not child.is_running:
-                raise FederationError(child.failure(await child.ended()))
+                raise child.failure(await child.ended())
             await asyncio.sleep(LOOK_EVERY_S)
         name = "embedded (amqtt)" if found["kind"] == kind else _NAMES[found["kind"]]
         yield child, AnsweringBroker(name=name, url=found["url"])

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from shared.errors import FederationError
+from shared.errors import AlreadyServed, ConfigError, CredentialsRefused, FederationError
 from simulator.leash import GRACE_S
 
 __all__ = ["Child", "child_process", "stop"]
@@ -52,20 +52,12 @@ class Child:
         """Wait for its end and return the exit code; minus the signal's number when one ended it."""
         return await self._process.wait()
 
-    async def succeeded(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            FederationError: its exit code was not 0.
-        """
-        code = await self.ended()
-        if code != 0:
-            raise FederationError(self.failure(code))
-
-    def failure(self, code: int) -> str:
-        """Return what to tell the operator about an end with this code."""
+    def failure(self, code: int) -> FederationError:
+        """Return what to raise about an end with this code: of the kind that the child's own error was."""
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}; the end of {self.log}:\n" + "\n".join(f"  {line}" for line in _tail(self.log))
+        lines = "".join(f"\n  {line}" for line in _tail(self.log))
+        kinds = {kind.exit_code: kind for kind in (ConfigError, CredentialsRefused, AlreadyServed)}
+        return kinds.get(code, FederationError)(f"{self.name} {how}; the end of {self.log}:{lines}")
 
 
 @asynccontextmanager

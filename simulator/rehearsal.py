@@ -22,7 +22,7 @@ from broker.server.choice import KindChoice
 from broker.server.faulty_link import FaultyLink, faulty_link
 from broker.transport import Transport
 from shared.config import ENV_PREFIX
-from shared.errors import FederationError, TransportError
+from shared.errors import FederationError, TransportError, leaf_of
 from shared.messages import AggregatorStatus
 from shared.topics import AggregatorStatusTopic, Topics
 from shared.wire import decode_json
@@ -35,12 +35,14 @@ from simulator.summary import Killed, Summary, summarize
 
 __all__ = ["Rehearsal", "Say", "Watch"]
 
+AGGREGATOR = "aggregator"
 FINISHED = "finished"
 """The aggregator's last phase."""
-LAST_RECEIPTS_S = 5.0
-"""After the finish, seconds for devices to fetch their last receipts and end by themselves; then they are ended."""
-RESULTS_S = 20.0
-"""After SIGTERM, seconds for the aggregator to write the final model and the plot."""
+RESULTS_S = 8.0
+"""After the finish, seconds for the aggregator to write its results and to answer whoever still asks. It would go on
+for half a minute when a device is away, which may be for good here."""
+INTERRUPTED = 130
+"""The aggregator's exit code when it is ended while it still answers."""
 
 Say: TypeAlias = Callable[[str], None]
 """Where a line for the operator goes."""
@@ -127,20 +129,19 @@ class Rehearsal:
             hosts.append((devices, await self._start(stack, self._host(number, devices))))
         try:
             await self._follow(broker, aggregator, hosts)
-        except* FederationError as errors:
-            raise errors.exceptions[0] from None
-        for spared in {device.id for device in self._scenario.plan() if device.killed_in_upload} - {
-            killed.device for killed in self._killed
-        }:
-            self._say(f"Killed:   not {spared}, which was never seen in mid-upload")
+        except BaseExceptionGroup as errors:
+            raise leaf_of(errors) from errors
+        doomed = {device.id for device in self._scenario.plan() if device.killed_in_upload}
+        for spared in sorted(doomed - {killed.device for killed in self._killed}):
+            self._say(f"Spared:   {spared} was never seen in mid-upload")
         self._say("Finished: devices fetch their last receipts")
         with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_RECEIPTS_S):
-                for _, child in hosts:
-                    await child.ended()
-        await stop(*(child for _, child in hosts))
-        await stop(aggregator, grace_s=RESULTS_S)
-        await aggregator.succeeded()
+            async with asyncio.timeout(RESULTS_S):
+                await aggregator.ended()
+        await stop(*self._children)
+        code = await aggregator.ended()
+        if code not in (0, INTERRUPTED):
+            raise aggregator.failure(code)
 
     async def _start(self, stack: AsyncExitStack, process: AbstractAsyncContextManager[Child]) -> Child:
         child = await stack.enter_async_context(process)
@@ -158,7 +159,7 @@ class Rehearsal:
     def _aggregator(self) -> AbstractAsyncContextManager[Child]:
         path = self._folder / "aggregator.toml"
         path.write_text(aggregator_toml(self._settings, broker_url=self._broker.url))
-        return self._child("aggregator", "aggregator", "run", str(path))
+        return self._child(AGGREGATOR, "aggregator", "run", str(path))
 
     def _host(self, number: int, devices: tuple[PlannedDevice, ...]) -> AbstractAsyncContextManager[Child]:
         name = devices[0].id if devices[0].killed_in_upload else f"devices-{number}"
@@ -179,7 +180,7 @@ class Rehearsal:
                 group.create_task(self._watch(self._transport("watch")), name="watch"),
                 group.create_task(self._read_status(), name="status"),
                 group.create_task(self._guard(broker), name="broker"),
-                group.create_task(self._guard(aggregator), name="aggregator"),
+                group.create_task(self._guard(aggregator), name=AGGREGATOR),
             ]
             for devices, child in hosts:
                 is_killed = devices[0].killed_in_upload
@@ -190,12 +191,11 @@ class Rehearsal:
                 follower.cancel()
 
     async def _guard(self, child: Child) -> None:
-        """A process that should live may end once the run is finished, and only with 0."""
-        await child.succeeded()
-        if not self._finished.is_set():
-            # devices may hear of the finish before we do
-            await asyncio.sleep(LAST_RECEIPTS_S)
-            raise FederationError(child.failure(0))
+        """Refuse the end of a process that should live until the run is finished."""
+        code = await child.ended()
+        if child.name != AGGREGATOR or code != 0:
+            raise child.failure(code)
+        self._finished.set()  # it may have ended before its last word has come to us
 
     async def _kill_in_upload(self, device: str, child: Child) -> None:
         """Kill a device when the broker has part of its update."""
@@ -212,7 +212,7 @@ class Rehearsal:
                 await connection.subscribe([self._topics.build(AggregatorStatusTopic())])
                 async for message in connection.messages():
                     status = decode_json(AggregatorStatus, message.payload)
-                    if status.online:
+                    if status.phase:  # a will has none
                         self._status = status
                     if status.phase == FINISHED:
                         self._finished.set()

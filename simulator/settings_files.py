@@ -40,7 +40,7 @@ def host_toml(devices: Sequence[PlannedDevice], urls: Mapping[str, str], *, task
         folder: where devices keep their state.
     """
     tables = [{"id": device.id, "url": urls[device.id], "partition": list(device.partition)} for device in devices]
-    return as_toml({"task": task, "fleet": fleet, "folder": str(folder), "until_finished": True, "devices": tables})
+    return as_toml({"task": task, "fleet": fleet, "folder": str(folder), "until_finished": False, "devices": tables})
 
 
 def _key(name: str) -> str:

@@ -252,7 +252,7 @@ async def test_paused_run_moves_nothing_until_resumed(tmp_path: Path) -> None:
         version = _version(fleet)
         assert fleet.status is not None
         assert fleet.status.phase == "paused"
-        await asyncio.sleep(300.0)
+        await asyncio.sleep(100.0)
         assert _version(fleet) == version < 4
         fleet.aggregator.tell(ResumeAsked())
         result = await fleet.result()

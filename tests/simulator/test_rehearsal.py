@@ -1,0 +1,129 @@
+"""Rehearsals for real: processes, a broker, links. A task without torch keeps each to a few seconds."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.server.embedded_process import has_embedded
+from broker.server.mosquitto import find_mosquitto
+from simulator.__main__ import app
+
+TASK = """
+import time
+import numpy as np
+from shared.task import Evaluated, Initial, Ratio, Trained
+
+TRUTH = np.arange(2000) % 7
+
+
+class Mean:
+    def initial_parameters(self, seed):
+        return Initial({"w": np.zeros(2000, np.float32)})
+
+    def train(self, parameters, work, client):
+        time.sleep(0.3)  # so that a round takes longer than the processes' starts differ
+        i, n = client.partition
+        target = TRUTH + np.random.default_rng(i).normal(size=2000)
+        return Trained(parameters={"w": (parameters["w"] + 0.5 * (target - parameters["w"])).astype(np.float32)},
+                       num_examples=10 + i, n_steps=1)
+
+    def evaluate(self, parameters, client, state):
+        right = int((abs(parameters["w"] - TRUTH) < 1).sum())
+        return Evaluated(num_examples=2000, metrics={"accuracy": Ratio(right, 2000)})
+"""
+SCENARIO = """
+processes = 2
+time_limit_s = 60
+
+[run]
+task = "mean_task:Mean"
+fleet = "rehearsed"
+round = { report_goal = 4, quorum = 0.75, window_s = { min = 10, max = 20 } }
+stop = { rounds = 5 }
+transfer = { chunk_bytes = 4096, inline_bytes = 0, check_in_interval_s = 2, reconnect_window_s = 1 }
+
+[devices.well]
+count = 5
+link = { latency_s = 0.002 }
+
+[devices.doomed]
+count = 2
+killed_in_upload = true
+link = { latency_s = 0.01, up_bytes_per_s = 8_000 }
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fleet of seven, of which two die, and its task beside it; the current folder is another one."""
+    (tmp_path / "mean_task.py").write_text(TASK)
+    path = tmp_path / "small.toml"
+    path.write_text(SCENARIO)
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])))
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "mosquitto",
+            marks=[
+                pytest.mark.mosquitto,
+                pytest.mark.skipif(find_mosquitto() is None, reason="no Mosquitto on this machine"),
+            ],
+        ),
+        pytest.param("embedded", marks=pytest.mark.skipif(not has_embedded(), reason="amqtt is not installed")),
+    ],
+)
+def test_rehearsal_commits_although_a_third_is_killed_in_mid_upload(scenario: Path, tmp_path: Path, kind: str) -> None:
+    """Two of seven are killed (SIGKILL) in mid-upload: every round commits, and the summary says what happened."""
+    result = CliRunner().invoke(app, ["rehearse", str(scenario), "--json", "--kind", kind, "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["n_committed"], summary["n_abandoned"]) == (5, 0)
+    assert {each["device"] for each in summary["killed"]} <= {"doomed-1", "doomed-2"}
+    assert all(0 < each["chunks"] < each["n_chunks"] for each in summary["killed"])
+    assert summary["killed"]
+    assert summary["counts"]["accepted"] >= 5 * 3
+    assert summary["bytes_up"] > summary["counts"]["accepted"] * 8000
+    assert summary["bytes_down"] > 8000
+    for name in ("model", "history"):
+        assert (tmp_path / summary[name]).is_file()
+
+
+@pytest.mark.timeout(60)
+def test_process_that_fails_ends_the_rehearsal_with_its_log(scenario: Path, tmp_path: Path) -> None:
+    """A task that cannot be imported: exit 2 with the cause, which stands in the log of whoever failed first."""
+    (tmp_path / "mean_task.py").write_text("import no_such_module\n")
+    result = CliRunner().invoke(app, ["rehearse", str(scenario), "--plain"])
+    assert result.exit_code == 2
+    assert "no_such_module" in result.stderr
+    assert "ended with exit code 2" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[run.round]\nreport_gaol = 3", "did you mean round.report_goal?"),
+        ("[run.stop]\nrounds = 0", "stop.rounds = 0"),
+        ("seed = -1", "seed = -1"),
+        ('settings = "nowhere.toml"', "nowhere.toml: cannot be read"),
+    ],
+)
+def test_mistake_ends_with_2_before_anything_starts(tmp_path: Path, text: str, says: str) -> None:
+    """A wrong key of the scenario, or of the run in it, is named with its file, and nothing is left behind."""
+    path = tmp_path / "wrong.toml"
+    table = '[run]\ntask = "m:t"\n[devices.a]\n'
+    path.write_text(f"{text}\n{table}" if "=" in text.splitlines()[0] else f"{table}{text}\n")
+    result = CliRunner().invoke(app, ["rehearse", str(path), "--folder", str(tmp_path / "runs")])
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+    assert says in result.stderr
+    assert not (tmp_path / "runs").exists()
