@@ -214,8 +214,7 @@ class SendStatus:
     phase: str
     round: int | None
     lease: str | None
-    refusal: Reason | None
-    detail: str
+    refusal: Refusal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +287,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class StayAway:
-    """Do not connect for so long."""
+    """Leave the broker, and do not come back before so many seconds."""
 
     seconds: float
 

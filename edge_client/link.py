@@ -60,7 +60,7 @@ class Link:
         """
         while not self._ended.is_set():
             self.connection += 1
-            has_stood, lost = False, TransportError("the device ends")
+            has_stood, lost = False, TransportError("left in good order")
             try:
                 async with self._transport.connect(will=will()) as connection:
                     has_stood = True

@@ -15,7 +15,9 @@ from typing import assert_never
 
 from edge_client import events
 from edge_client.config import TimerSettings
+from edge_client.eligibility import Refusal
 from edge_client.events import Command, Event, HeldReport, Settle
+from edge_client.finished_runs import FinishedRuns
 from edge_client.held_reports import HeldReports
 from edge_client.phases import LiveLease, Phase, check_transition
 from edge_client.presence import Presence
@@ -26,8 +28,6 @@ __all__ = ["KEPT_FINALS", "ParticipantMachine"]
 
 KEPT_FINALS = 64
 """Final leases a device remembers; an assignment that names one is ignored."""
-FINISHED_QUIET_S = 30.0
-"""A retained manifest `finished` may be of the run before: a new aggregator has so many seconds to say otherwise."""
 
 
 class ParticipantMachine:
@@ -59,7 +59,7 @@ class ParticipantMachine:
         self._phase = Phase.IDLE
         self._live: LiveLease | None = None
         self._rounds: dict[str, Round] = {}
-        self._over_at: dict[str, float] = {}  # a finished run, and from when on to believe it
+        self._finished = FinishedRuns(self._is_clear_of)
         self._status_at: float | None = None
         self._commands: list[Command] = []
 
@@ -79,6 +79,11 @@ class ParticipantMachine:
         return self._presence.fleet
 
     @property
+    def refusal(self) -> Refusal | None:
+        """Why the device does not take part, by its own word or the aggregator's."""
+        return self._presence.refusal
+
+    @property
     def held(self) -> tuple[HeldReport, ...]:
         """Reports without a final outcome, those of the served run first."""
         return tuple(self._held.reports)
@@ -86,7 +91,7 @@ class ParticipantMachine:
     @property
     def deadline(self) -> float | None:
         """When to call `handle` with `DeadlinePassed`; None: not before another event."""
-        instants: list[float | None] = [at for run, at in self._over_at.items() if self._is_rid_of(run)]
+        instants = [self._finished.deadline]
         if self._presence.is_connected:
             instants += [self._presence.deadline, self._status_at, self._held.deadline]
         return min((at for at in instants if at is not None), default=None)
@@ -139,7 +144,9 @@ class ParticipantMachine:
                 self._on_deadline(now)
             case _:
                 assert_never(event)
-        self._notice_over(now)
+        for run in self._finished.over(now):
+            if self._presence.run in (None, run):
+                self._commands.append(events.RunFinished(run))
         return self._commands
 
     # the connection
@@ -182,11 +189,11 @@ class ParticipantMachine:
         self._rounds[manifest.run] = manifest
         self._explain_spec()
         if manifest.state is not RoundState.FINISHED:
-            self._over_at.pop(manifest.run, None)
+            self._finished.goes_on(manifest.run)
             return
         if self._live and self._live.run == manifest.run and self._phase in (Phase.FETCHING, Phase.TRAINING):
             self._finish(self._live.lease, now, Outcome.DISCARDED, Reason.RUN_FINISHED)
-        self._over_at.setdefault(manifest.run, now + (FINISHED_QUIET_S if retained else 0.0))
+        self._finished.finished(manifest.run, now, retained=retained)
         for lease in self._held.finish(manifest.run, now) if self._presence.is_connected else ():
             if not retained:  # what is retained came after connecting, and then they were offered
                 self._offer(lease, now)
@@ -232,9 +239,7 @@ class ParticipantMachine:
         self._stop_work(lease)
         self._held.remove(lease)
         if self.lease == lease:
-            self._go(Phase.IDLE, now)
-            if self._presence.is_connected:
-                self._check_in(now)
+            self._rest(now)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> None:
         lease = receipt.lease
@@ -257,6 +262,7 @@ class ParticipantMachine:
     def _on_control(self, control: Control, now: float) -> None:
         if self._presence.is_stale(control.epoch, now):
             return
+        refusal = self._presence.refusal
         match control.action:
             case Action.CANCEL:
                 if control.lease is not None:
@@ -269,7 +275,10 @@ class ParticipantMachine:
         if announcement is not None:
             self._commands.append(announcement)
             self._explain_spec()
+        if self._presence.refusal != refusal:
             self._send_status(now)
+        if control.reason is Reason.CLONED_ID and self._presence.deadline is not None:
+            self._commands.append(events.StayAway(self._presence.deadline - now))
 
     def _explain_spec(self) -> None:
         """Ask once in which parameter the task differs, as soon as the run's model is known."""
@@ -311,6 +320,12 @@ class ParticipantMachine:
         else:
             self._presence.busy()
         self._send_status(now)
+
+    def _rest(self, now: float) -> None:
+        """Work has ended: be idle, and say so at once."""
+        self._go(Phase.IDLE, now)
+        if self._presence.is_connected:
+            self._check_in(now)
 
     def _set_aside(self, now: float) -> None:
         """Drop the live lease for newer work; a finished report stays, parked."""
@@ -359,20 +374,10 @@ class ParticipantMachine:
         live = self._live
         if live and self._phase is Phase.REPORTING and self._held.is_parked(live.lease):
             self._commands.append(events.StopUpload(live.lease))
-            self._go(Phase.IDLE, now)
-            if self._presence.is_connected:
-                self._check_in(now)
+            self._rest(now)
 
-    def _is_rid_of(self, run: str) -> bool:
+    def _is_clear_of(self, run: str) -> bool:
         return self._live is None and all(report.run != run for report in self._held.reports)
-
-    def _notice_over(self, now: float) -> None:
-        """Say once that the served run is over and nothing of it is left here."""
-        for run, at in list(self._over_at.items()):
-            if at <= now and self._is_rid_of(run):
-                del self._over_at[run]
-                if self._presence.run in (None, run):
-                    self._commands.append(events.RunFinished(run))
 
     def _check_in(self, now: float, *, missing: str | None = None) -> None:
         holds = [Holding(lease=report.lease, run=report.run) for report in self._held.reports]
@@ -382,15 +387,10 @@ class ParticipantMachine:
         self._commands.append(events.SendCheckIn(self._presence.check_in(holds, now, is_idle=is_idle, missing=missing)))
 
     def _send_status(self, now: float) -> None:
-        live, refusal = self._live, self._presence.refusal
+        live = self._live
         self._status_at = now + live.status_every_s if live else None
         if self._presence.is_connected:
+            round_id, lease = (live.round, live.lease) if live else (None, None)
             self._commands.append(
-                events.SendStatus(
-                    phase=self._phase,
-                    round=live.round if live else None,
-                    lease=live.lease if live else None,
-                    refusal=refusal.reason if refusal else None,
-                    detail=refusal.detail if refusal else "",
-                )
+                events.SendStatus(phase=self._phase, round=round_id, lease=lease, refusal=self._presence.refusal)
             )

@@ -148,6 +148,7 @@ class Presence:
             wait_s = jittered(self._timers.permanent_retry_s if is_permanent else self._interval_s, self._rng)
         self._epoch_check_in_at, self._idle_check_in_at = None, now + wait_s
         if reason is None or not is_permanent:
+            self._turned_away = None
             return None
         if self._turned_away is not None and self._turned_away.reason is reason:
             return None

@@ -21,6 +21,7 @@ from broker.transport import Connection, Transport, Will
 from edge_client import events
 from edge_client.conditions import read_conditions
 from edge_client.config import EdgeSettings
+from edge_client.device_status import STOPPED, gone, here
 from edge_client.device_work import DeviceWork
 from edge_client.eligibility import Conditions, Rule, refusal_of
 from edge_client.events import Command, Event, Sending
@@ -32,11 +33,11 @@ from edge_client.task_groups import rethrow, spawn
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.errors import TransportError
-from shared.messages import Assignment, DeviceStatus
+from shared.messages import Assignment
 from shared.parameters import ParameterSpec
 from shared.task import Client, Task
 from shared.topics import CheckInTopic, StatusTopic, Topics
-from shared.wire import encode, encode_json
+from shared.wire import encode
 
 __all__ = ["EdgeClient"]
 
@@ -126,7 +127,7 @@ class EdgeClient:
                     ]
                     await self._link.keep(
                         self._live,
-                        will=lambda: Will(self._status_topic, self.farewell()),
+                        will=self._will,
                         on_lost=self._on_lost,
                         window_s=self._window_s,
                     )
@@ -142,34 +143,6 @@ class EdgeClient:
         for command in self._machine.handle(event, asyncio.get_running_loop().time()):
             self._execute(command)
         self._has_new_deadline.set()
-
-    def farewell(self, phase: str = "") -> bytes:
-        """Return the retained status of a device that is not there.
-
-        Args:
-            phase: "stopped" when it leaves in good order; then `lease` is one that it still has work for.
-        """
-        held = next((report.lease for report in self._machine.held), None) if phase else None
-        return encode_json(
-            DeviceStatus(online=False, boot=self._boot, connection=self._link.connection, phase=phase, lease=held)
-        )
-
-    def status(self, wish: events.SendStatus) -> bytes:
-        """Return the retained status of a device that is there."""
-        return encode_json(
-            DeviceStatus(
-                online=True,
-                boot=self._boot,
-                connection=self._link.connection,
-                phase=wish.phase,
-                round=wish.round,
-                lease=wish.lease,
-                progress=self._fraction(wish.lease),
-                refusal=wish.refusal,
-                detail=wish.detail[:256],
-                conditions=self._conditions,
-            )
-        )
 
     # the link
 
@@ -192,7 +165,19 @@ class EdgeClient:
                 self._spawn(self._work.save_pace(self._pace.chunk_limit), "save chunk size")
         with suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await connection.publish(self._status_topic, self.farewell("stopped"), retained=True)
+                await connection.publish(self._status_topic, self._farewell(), retained=True)
+
+    def _will(self) -> Will:
+        return Will(self._status_topic, gone(boot=self._boot, connection=self._link.connection))
+
+    def _farewell(self) -> bytes:
+        lease = next((report.lease for report in self._machine.held), None)
+        connection, refusal = self._link.connection, self._machine.refusal
+        return gone(boot=self._boot, connection=connection, phase=STOPPED, lease=lease, refusal=refusal)
+
+    def _status(self, wish: events.SendStatus) -> bytes:
+        progress, connection = self._fraction(wish.lease), self._link.connection
+        return here(wish, boot=self._boot, connection=connection, progress=progress, conditions=self._conditions)
 
     def _on_ready(self, session: Session) -> None:
         self._log.info("connected", connection=self._link.connection)
@@ -240,6 +225,8 @@ class EdgeClient:
                 self._spawn(self._work.settle(command), f"settle {command.lease}")
             case events.StayAway(seconds):
                 self._link.stay_away(seconds)
+                if self._session is not None:
+                    self._session.leave()
             case events.Announce(reason, detail, retry_s):
                 self._log.warning("turned_away", reason=str(reason), detail=detail, next_try_in_s=round(retry_s))
             case events.RunFinished(run):
@@ -255,7 +242,7 @@ class EdgeClient:
             case events.SendCheckIn(message):
                 session.publish(self._topics.build(CheckInTopic(self._client.id)), partial(encode, message))
             case events.SendStatus():
-                session.publish(self._status_topic, partial(self.status, command), retained=True)
+                session.publish(self._status_topic, partial(self._status, command), retained=True)
             case events.FollowRun(run):
                 session.follow(run)
             case events.FetchModel(order):

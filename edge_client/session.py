@@ -47,7 +47,7 @@ _SPEC = "spec"  # the download that only explains
 
 
 class _Over(Exception):
-    """The device is to stop; ends the tasks of a connection."""
+    """The device is to leave; ends the tasks of a connection."""
 
 
 class Session:
@@ -101,7 +101,7 @@ class Session:
         self._log = structlog.get_logger()
 
     async def run(self, ended: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """Serve the connection until `ended` is set.
+        """Serve the connection until `ended` is set, or `leave` is called.
 
         Args:
             ended: says that the device is to stop.
@@ -160,6 +160,14 @@ class Session:
             self._offers[lease] = None
         else:
             self._outgoing.put(f"offer {lease}", self._offer(lease, self._fleet))
+
+    def leave(self) -> None:
+        """End the connection in good order, once what waits is sent."""
+
+        async def over(connection: Connection) -> None:
+            raise _Over
+
+        self._outgoing.put("leave", over)
 
     def grant(self, lease: str, need: tuple[tuple[int, int], ...]) -> None:
         """Send these chunks."""

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from shared.errors import TransportError
+from shared.errors import TransportError, leaf_of
 
 __all__ = ["rethrow", "spawn"]
 
@@ -30,14 +30,7 @@ def rethrow(errors: BaseExceptionGroup[BaseException]) -> NoReturn:
         BaseException: what has happened.
     """
     task = asyncio.current_task()
-    said_most = min(_leaves(errors), key=lambda error: isinstance(error, TransportError))
+    said_most = leaf_of(errors)
     if isinstance(said_most, TransportError) and task is not None and task.cancelling():
         raise asyncio.CancelledError from errors
     raise said_most from errors
-
-
-def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in errors.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves

@@ -83,7 +83,7 @@ class FakeAggregator:
     receipts_to_lose: int = 0
     busy_answers: int = 0
     chunks_a_grant: int = 4
-    refuse_spec: bool = False
+    refuse: Reason | None = None
     withheld_chunks: set[int] = field(default_factory=set)
     check_ins: list[CheckIn] = field(default_factory=list)
     check_in_times: list[float] = field(default_factory=list)
@@ -215,9 +215,9 @@ class FakeAggregator:
     async def _on_check_in(self, device: str, check_in: CheckIn) -> None:
         self.check_ins.append(check_in)
         self.check_in_times.append(asyncio.get_running_loop().time())
-        if self.refuse_spec:
+        if self.refuse is not None:
             retry = RetryWindow(min=14400, max=14400)
-            control = Control(epoch=self.epoch, action=Action.COME_BACK, reason=Reason.SPEC, retry_s=retry)
+            control = Control(epoch=self.epoch, action=Action.COME_BACK, reason=self.refuse, retry_s=retry)
             await self.send(ControlTopic(device), control)
             return
         held = {holding.lease for holding in check_in.holds}

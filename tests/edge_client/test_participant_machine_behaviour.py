@@ -1,8 +1,7 @@
 import pytest
 
 from edge_client import events
-from edge_client.eligibility import Refusal
-from edge_client.events import Command, Event, Offer, SendCheckIn, SendStatus
+from edge_client.events import Command, Event, Offer, SendCheckIn
 from edge_client.participant_machine import KEPT_FINALS
 from edge_client.phases import Phase
 from shared.errors import Reason
@@ -38,11 +37,6 @@ def check_in_of(commands: list[Command]) -> CheckIn:
     return found
 
 
-def status_of(commands: list[Command]) -> SendStatus:
-    """The last status among these commands."""
-    return [command for command in commands if isinstance(command, SendStatus)][-1]
-
-
 # connecting
 
 
@@ -70,27 +64,6 @@ def test_work_without_a_link_is_kept_and_offered_later() -> None:
     assert of_kind(driven(events.ReportStored(lease(1)))) == []
     assert driven.machine.deadline is None
     assert of_kind(driven(events.Connected(2)))[-1] == "Offer"
-
-
-def test_taken_over_twice_within_a_minute_stays_away() -> None:
-    """Two devices with one id: this one stops for four hours, more or less, and says so."""
-    driven = connected()
-    assert driven(events.Disconnected(taken_over=True)) == []
-    driven(events.Connected(2), after_s=20)
-    announce, stay_away = driven(events.Disconnected(taken_over=True), after_s=20)
-    assert isinstance(announce, events.Announce)
-    assert announce.reason is Reason.CLONED_ID
-    assert isinstance(stay_away, events.StayAway)
-    assert 0.8 * 14400 <= stay_away.seconds <= 1.2 * 14400
-    assert status_of(driven(events.Connected(3))).refusal is Reason.CLONED_ID
-
-
-def test_taken_over_rarely_is_no_clone() -> None:
-    """A broker that takes an hour between two takeovers has seen reconnects, not a clone."""
-    driven = connected()
-    driven(events.Disconnected(taken_over=True))
-    driven(events.Connected(2), after_s=61)
-    assert driven(events.Disconnected(taken_over=True)) == []
 
 
 # checking in
@@ -337,46 +310,3 @@ def test_retained_finished_manifest_of_the_run_before_is_forgotten() -> None:
     driven(events.RoundSeen(a_round(RoundState.FINISHED), retained=True))
     driven(events.FleetSeen(a_fleet(run="run-2", epoch=EPOCH + 1)), after_s=5)
     assert "RunFinished" not in of_kind(driven(events.DeadlinePassed(), after_s=60))
-
-
-# refusals
-
-
-def test_refused_spec_is_announced_and_explained_once() -> None:
-    """The operator hears of it once, and the status says which parameter differs."""
-    driven = connected()
-    refusal = events.ControlArrived(a_control(Action.COME_BACK, reason=Reason.SPEC, retry_s=RETRY))
-    assert of_kind(driven(refusal)) == ["Announce", "ExplainSpec"]
-    assert of_kind(driven(refusal)) == []
-    assert status_of(driven(events.SpecExplained("w float32[3]"))).detail == "w float32[3]"
-
-
-def test_spec_is_explained_as_soon_as_the_manifest_is_there() -> None:
-    """A refusal that comes before the manifest is explained when that comes, and again after a lost link."""
-    driven = Driven(a_machine())
-    driven(events.Connected(1), events.FleetSeen(a_fleet(), retained=True))
-    refusal = events.ControlArrived(a_control(Action.COME_BACK, reason=Reason.SPEC, retry_s=RETRY))
-    assert of_kind(driven(refusal)) == ["Announce"]
-    assert of_kind(driven(events.RoundSeen(a_round(), retained=True))) == ["ExplainSpec"]
-    driven(events.Disconnected(), events.Connected(2))
-    assert of_kind(driven(events.RoundSeen(a_round(), retained=True))) == ["ExplainSpec"]
-
-
-def test_another_run_lifts_the_refusal() -> None:
-    """The next run may have this device's model: it checks in soon."""
-    driven = connected()
-    driven(events.ControlArrived(a_control(Action.COME_BACK, reason=Reason.SPEC, retry_s=RETRY)))
-    driven(events.FleetSeen(a_fleet(run="run-2", epoch=EPOCH + 1)))
-    assert driven.machine.deadline is not None
-    assert driven.machine.deadline <= driven.now + 10
-    assert status_of(driven(events.Disconnected(), events.Connected(2))).refusal is None
-
-
-def test_ineligible_device_says_why() -> None:
-    """Check-in and status carry the device's own refusal."""
-    driven = connected()
-    commands = driven(events.EligibilityRead(Refusal(Reason.NOT_ELIGIBLE, "battery at 5 %"), {"battery": 0.05}, 123))
-    check_in = check_in_of(commands)
-    assert (check_in.refusal, check_in.detail) == (Reason.NOT_ELIGIBLE, "battery at 5 %")
-    assert (check_in.conditions, check_in.memory_bytes) == ({"battery": 0.05}, 123)
-    assert status_of(commands).refusal is Reason.NOT_ELIGIBLE

@@ -8,7 +8,7 @@ import structlog
 
 from edge_client.service import EdgeClient
 from shared.blocking import Lane
-from shared.errors import AlreadyServed, ConfigError, CredentialsRefused
+from shared.errors import AlreadyServed, ConfigError, CredentialsRefused, Reason
 from shared.messages import Kind, Outcome, Reported, RoundState
 from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
 from simulator.inline_blocking import InlineBlocking
@@ -230,7 +230,7 @@ async def test_task_that_cannot_say_its_model_is_refused(tmp_path: Path) -> None
 
 async def test_refused_spec_names_the_parameter_in_log_and_status(tmp_path: Path) -> None:
     """The operator reads what differs, and the device stays away from work for hours."""
-    async with Scene(tmp_path, AddOne(10), refuse_spec=True) as scene:
+    async with Scene(tmp_path, AddOne(10), refuse=Reason.SPEC) as scene:
         await scene.start_aggregator()
         with structlog.testing.capture_logs() as logs:
             scene.start_device(task=AddOne(11))

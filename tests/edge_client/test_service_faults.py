@@ -8,6 +8,7 @@ from broker.faults import Faults
 from broker.link import LinkProfile
 from edge_client.upload import MAX_OUTSTANDING
 from shared.blocking import Lane
+from shared.errors import Reason
 from shared.messages import Outcome, RoundState
 from tests.edge_client.builders import lease
 from tests.edge_client.scene import DEVICE, Scene
@@ -164,6 +165,19 @@ async def test_cloned_id_stays_away_for_hours(tmp_path: Path) -> None:
         await asyncio.sleep(2 * 3600)
         assert scene.status.online
         assert scene.status.refusal == "cloned_id"
+
+
+async def test_clone_that_the_aggregator_noticed_leaves_and_says_so(tmp_path: Path) -> None:
+    """Not every broker tells who was pushed out: the aggregator's word is enough."""
+    async with Scene(tmp_path, refuse=Reason.CLONED_ID) as scene:
+        await scene.start()
+        await scene.until(lambda: scene.status.refusal == "cloned_id" and DEVICE not in scene.broker.connected)
+        assert not scene.status.online
+        await asyncio.sleep(3 * 3600)
+        assert DEVICE not in scene.broker.connected
+        scene.aggregator.refuse = None
+        await asyncio.sleep(2 * 3600)
+        assert scene.status.online
 
 
 async def test_paused_aggregator_is_asked_again_later(tmp_path: Path) -> None:
