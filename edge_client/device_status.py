@@ -14,7 +14,6 @@ __all__ = ["STOPPED", "gone", "here"]
 
 STOPPED = "stopped"
 """Phase of a device that has left in good order."""
-MAX_DETAIL = 256
 
 
 def here(
@@ -43,10 +42,10 @@ def here(
         lease=wish.lease,
         progress=progress,
         refusal=wish.refusal.reason if wish.refusal else None,
-        detail=wish.refusal.detail[:MAX_DETAIL] if wish.refusal else "",
+        detail=wish.refusal.detail[:256] if wish.refusal else "",
         conditions=dict(conditions),
     )
-    return encode_json(status)
+    return _fitting(status)
 
 
 def gone(
@@ -68,6 +67,15 @@ def gone(
         phase=phase,
         lease=lease,
         refusal=refusal.reason if refusal else None,
-        detail=refusal.detail[:MAX_DETAIL] if refusal else "",
+        detail=refusal.detail[:256] if refusal else "",
     )
-    return encode_json(status)
+    return _fitting(status)
+
+
+def _fitting(status: DeviceStatus) -> bytes:
+    """Return the status with as much of its detail as a status may have bytes."""
+    said = encode_json(status)
+    while len(said) > DeviceStatus.max_message_bytes and status.detail:
+        status = status.model_copy(update={"detail": status.detail[: len(status.detail) // 2]})
+        said = encode_json(status)
+    return said

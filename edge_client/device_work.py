@@ -78,6 +78,7 @@ class DeviceWork:
         self._state = LocalState(folder / "state")
         self._spec: ParameterSpec | None = None
         self._cached: CachedModel | None = None
+        self._offered: set[str] = set()
         self._gates: dict[str, Gate] = {}  # one training runs, cancelled ones may still be ending
         self._log = structlog.get_logger()
 
@@ -97,6 +98,7 @@ class DeviceWork:
         self._spec = spec or await self.blocking(Lane.TRAINING, partial(spec_of, self._task))
         await self.blocking(Lane.DISK, self.outbox.load)
         leases = [entry.lease for entry in self.outbox.entries]
+        self._offered.update(leases)  # perhaps, by an earlier life
         await self.blocking(Lane.DISK, partial(self._state.keep_only, leases))
 
     async def blocking(self, lane: Lane, work: Callable[[], T]) -> T:
@@ -180,7 +182,14 @@ class DeviceWork:
             lease=settle.lease,
             **{name: value for name, value in fields.items() if value is not None},
         )
+        self._offered.discard(settle.lease)
         await self.blocking(Lane.DISK, partial(self._settle, settle))
+
+    def is_first_offer(self, lease: str) -> bool:
+        """Return whether this process offers a report for the first time; from then on it does not."""
+        is_first = lease not in self._offered
+        self._offered.add(lease)
+        return is_first
 
     def saved_pace(self) -> int | None:
         """Return the chunk size that this link had come down to, in bytes; None: nothing known."""
@@ -190,12 +199,12 @@ class DeviceWork:
             return None
         return size if size >= LEAST_CHUNK_BYTES else None
 
-    async def save_pace(self, chunk_bytes: int) -> None:
-        """Remember the chunk size that this link can take."""
+    async def save_pace(self, chunk_bytes: int | None) -> None:
+        """Remember the chunk size that this link can take, in bytes; None: any."""
 
         def save() -> None:
             try:
-                write_durably(self._pace_path, str(chunk_bytes).encode())
+                write_durably(self._pace_path, str(chunk_bytes or "").encode())
             except OSError as error:
                 self._log.warning("chunk_size_not_kept", cause=str(error))
 

@@ -153,6 +153,7 @@ class EdgeClient:
             self._topics,
             self._work,
             self._pace,
+            limits=lambda: self._machine.fleet,
             chunk_patience_s=self._settings.timers.chunk_s,
             tell=self.tell,
             progressed=self._reconnect.progress,
@@ -160,8 +161,8 @@ class EdgeClient:
         try:
             await session.run(self._ended, partial(self._on_ready, session))
         finally:
-            if self._pace.connection_ended(session.offered_chunk_bytes) and self._pace.chunk_limit is not None:
-                self._log.info("chunks_halved", chunk_bytes=self._pace.chunk_limit)
+            if self._pace.connection_ended(session.offered_chunk_bytes):
+                self._log.info("chunk_size_changed", chunk_bytes=self._pace.chunk_limit)
                 self._spawn(self._work.save_pace(self._pace.chunk_limit), "save chunk size")
         with suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):

@@ -59,6 +59,7 @@ class Session:
         topics: of the fleet.
         work: has reports and models.
         pace: what is known of this link.
+        limits: of the fleet; None until they are known.
         chunk_patience_s: seconds without any chunk after which they are asked for again.
         tell: takes what has happened.
         progressed: called when something of worth came or went.
@@ -72,15 +73,16 @@ class Session:
         work: DeviceWork,
         pace: LinkPace,
         *,
+        limits: Callable[[], Fleet | None],
         chunk_patience_s: float,
         tell: Callable[[Event], None],
         progressed: Callable[[], None],
     ) -> None:
         self._device, self._connection, self._topics, self._work, self._pace = device, connection, topics, work, pace
-        self._chunk_patience_s, self._tell, self._progressed = chunk_patience_s, tell, progressed
+        self._limits, self._chunk_patience_s = limits, chunk_patience_s
+        self._tell, self._progressed = tell, progressed
         self._tasks = asyncio.TaskGroup()
         self._outgoing = Outgoing()
-        self._fleet: Fleet | None = None
         self._offers: dict[str, None] = {}  # wait for the fleet's limits
         self._downloads: dict[str, Download] = {}
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -156,10 +158,11 @@ class Session:
 
     def offer(self, lease: str) -> None:
         """Publish a report, or the offer of it, once the limits of the fleet are known."""
-        if self._fleet is None:
+        fleet = self._limits()
+        if fleet is None:
             self._offers[lease] = None
         else:
-            self._outgoing.put(f"offer {lease}", self._offer(lease, self._fleet))
+            self._outgoing.put(f"offer {lease}", self._offer(lease, fleet))
 
     def leave(self) -> None:
         """End the connection in good order, once what waits is sent."""
@@ -198,9 +201,7 @@ class Session:
         payload = message.payload
         match self._topics.parse(message.topic):
             case FleetTopic():
-                fleet = decode(Fleet, payload)
-                self._tell(events.FleetSeen(fleet, message.retained))
-                self._fleet = fleet
+                self._tell(events.FleetSeen(decode(Fleet, payload), message.retained))
                 waiting, self._offers = self._offers, {}
                 for lease in waiting:
                     self.offer(lease)
@@ -279,7 +280,8 @@ class Session:
                         return
                     report = report.model_copy(update={"data": data, "chunk_bytes": None})
                 else:
-                    chunk_bytes = self._pace.chunk_bytes(fleet.chunk_bytes, limit)
+                    is_first = self._work.is_first_offer(lease)
+                    chunk_bytes = self._pace.chunk_bytes(fleet.chunk_bytes, limit, is_first_offer=is_first)
                     layout = self._uploads.begin(lease, ChunkLayout(entry.n_bytes, chunk_bytes))
                     self.offered_chunk_bytes = layout.chunk_bytes
                     report = report.model_copy(update={"chunk_bytes": layout.chunk_bytes})

@@ -22,6 +22,7 @@ from shared.errors import ConfigError, PeerError, Reason
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
+from shared.wire import encode
 
 __all__ = ["Finished", "Gate", "carry_out"]
 
@@ -192,11 +193,14 @@ def _report(order: Assignment, gate: Gate, *, outcome: Reported, **fields: objec
     """
     envelope = {"lease": order.lease, "run": order.run, "outcome": outcome, "train_seconds": max(0.0, gate.seconds)}
     try:
-        return Report.model_validate({**envelope, **fields})
+        report = Report.model_validate({**envelope, **fields})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PeerError(Reason.RESULT, f"{where}: {first['msg']}") from error
+    if len(encode(report)) > Report.max_message_bytes:
+        raise PeerError(Reason.RESULT, f"metrics: too long for a report of {Report.max_message_bytes} bytes")
+    return report
 
 
 def _failed(order: Assignment, client: Client, gate: Gate, reason: Reason, detail: str, *, name: str = "") -> Finished:

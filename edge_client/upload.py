@@ -4,6 +4,9 @@ A chunk must fit into the time a link stays up, and what is outstanding into hal
 longer to leave is cut off by the keepalive itself. So an upload starts with one chunk, doubles with every clean
 PUBACK, and a link that loses two connections without one PUBACK gets chunks of half the size.
 
+A chunk size that changes makes the aggregator begin an upload anew. So for one update it only ever shrinks; it grows
+again with the next update, after one that went through on a single connection.
+
 Pure. Not here: sending (`uploading.py`), asking what became of it (`held_reports.py`).
 """
 
@@ -36,6 +39,8 @@ class LinkPace:
         self._rate: float | None = None  # bytes a second
         self._tried = self._acknowledged = 0
         self._fruitless = 0
+        self._saved = chunk_bytes
+        self._may_grow = False
 
     @property
     def chunk_limit(self) -> int | None:
@@ -47,17 +52,27 @@ class LinkPace:
         """What may be outstanding: keepalive x rate / 2; no limit while the rate is unknown."""
         return self._keepalive_s * self._rate / 2 if self._rate is not None else float("inf")
 
-    def chunk_bytes(self, fleet_limit: int, payload_limit: int | None) -> int:
-        """Return the chunk size for a new offer.
+    def chunk_bytes(self, fleet_limit: int, payload_limit: int | None, *, is_first_offer: bool) -> int:
+        """Return the chunk size for an offer.
 
         Args:
             fleet_limit: the fleet's largest, in bytes.
             payload_limit: the broker's largest payload, in bytes.
+            is_first_offer: of this update; only then may chunks be larger than before.
         """
+        if is_first_offer and self._may_grow and self._chunk_limit is not None:
+            self._may_grow = False
+            self._chunk_limit = 2 * self._chunk_limit if 2 * self._chunk_limit < fleet_limit else None
         size = min(fleet_limit, self._chunk_limit or fleet_limit, payload_limit or fleet_limit)
-        while size > self.budget_bytes and size > LEAST_CHUNK_BYTES:
-            size //= 2
+        if size > max(self.budget_bytes, LEAST_CHUNK_BYTES):
+            while size > max(self.budget_bytes, LEAST_CHUNK_BYTES):
+                size //= 2
+            self._chunk_limit = max(LEAST_CHUNK_BYTES, size)
         return max(LEAST_CHUNK_BYTES, size)
+
+    def went_through(self) -> None:
+        """A whole update was acknowledged on one connection."""
+        self._may_grow = True
 
     def tried(self) -> None:
         """Count a chunk that is being sent."""
@@ -76,21 +91,20 @@ class LinkPace:
         self._rate = sample if self._rate is None else self._rate + NEWEST_WEIGHT * (sample - self._rate)
 
     def connection_ended(self, chunk_bytes: int) -> bool:
-        """Judge a connection; return whether chunks are to be smaller from now on.
+        """Judge a connection; return whether `chunk_limit` has changed, and is to be remembered.
 
         Args:
             chunk_bytes: as it was used on that connection.
         """
-        was_fruitless = bool(self._tried) and not self._acknowledged
+        if self._tried and not self._acknowledged:
+            self._fruitless += 1
+            self._may_grow = False
+            if self._fruitless >= LOSSES_UNTIL_HALVED and chunk_bytes > LEAST_CHUNK_BYTES:
+                self._fruitless = 0
+                self._chunk_limit = max(LEAST_CHUNK_BYTES, chunk_bytes // 2)
         self._tried = self._acknowledged = 0
-        if not was_fruitless:
-            return False
-        self._fruitless += 1
-        if self._fruitless < LOSSES_UNTIL_HALVED or chunk_bytes <= LEAST_CHUNK_BYTES:
-            return False
-        self._fruitless = 0
-        self._chunk_limit = max(LEAST_CHUNK_BYTES, chunk_bytes // 2)
-        return True
+        has_changed, self._saved = self._chunk_limit != self._saved, self._chunk_limit
+        return has_changed
 
 
 class Upload:
@@ -146,4 +160,6 @@ class Upload:
         sent_at, under_way = self._outstanding.pop(index)
         self._n_acknowledged += 1
         self._pace.acknowledged(under_way, now - sent_at)
+        if self._n_acknowledged == len(self.layout):
+            self._pace.went_through()
         self._window = min(MAX_OUTSTANDING, 2 * self._window)

@@ -28,7 +28,9 @@ def test_status_is_readable_by_a_person() -> None:
 
 
 def test_longest_status_is_a_legal_message() -> None:
-    """A detail of any length is cut, so that the whole stays under 1 KiB."""
+    """A detail of any length and alphabet is cut, so that the whole stays under 1 KiB."""
+    for detail in ("\0" * 300, "模" * 300, '"' * 300):
+        assert decode_json(DeviceStatus, gone(boot="b", connection=1, refusal=Refusal(Reason.SPEC, detail))).detail
     refusal = Refusal(Reason.SPEC, "x" * 10_000)
     wish = SendStatus(phase="reporting", round=2**40, lease=lease(1), refusal=refusal)
     conditions = {"load": 123.456, "battery": 0.123456789, "is_charging": False}

@@ -230,6 +230,22 @@ async def test_lossy_duplicating_reordering_broker_loses_nothing(tmp_path: Path,
         assert all((delta == 1).all() for delta in aggregator.deltas.values())
 
 
+async def test_update_that_cannot_be_read_any_more_is_dropped_and_said(tmp_path: Path) -> None:
+    """Somebody deleted it in mid-upload: the log names the lease, and the device takes the next work."""
+    async with Scene(tmp_path, AddOne(1024 * 24)) as scene:
+
+        def delete(_: str, index: int) -> None:
+            for path in (tmp_path / "fleet" / DEVICE / "outbox").glob(f"{lease(1)}.report"):
+                path.unlink()
+
+        scene.aggregator.on_chunk = delete
+        with structlog.testing.capture_logs() as logs:
+            await scene.start(1)
+            await scene.until(lambda: any(line["event"] == "outbox_entry_unreadable" for line in logs))
+        scene.aggregator.orders = [scene.aggregator.order(2)]
+        await scene.until_final(2)
+
+
 async def test_unanswered_update_is_given_up_after_the_run(tmp_path: Path) -> None:
     """The run has finished and nobody answers: after a minute the device lets go, and `run` returns."""
     async with Scene(tmp_path, AddOne(1024 * 8)) as scene:

@@ -103,6 +103,7 @@ FAILURES: list[tuple[str, Callable[[Arrays, Work], Any], str]] = [
     ("huge", lambda p, w: trained(num_examples=2**63), "result"),
     ("steps", lambda p, w: trained(n_steps=-1), "result"),
     ("state", lambda p, w: trained(state={"s": np.array([object()])}), "result"),
+    ("metrics", lambda p, w: trained(metrics={f"{i:064}": 0.5 for i in range(64)}), "result"),
     ("metric", lambda p, w: trained(metrics={"loss": "low"}), "ValueError"),
 ]
 

@@ -99,19 +99,29 @@ def test_one_chunk_goes_however_slow_the_link() -> None:
     assert sent(upload) == [0]
 
 
+def chosen(pace: LinkPace, *, fleet: int = 122_880, payload: int | None = None, first: bool = False) -> int:
+    """The chunk size of an offer."""
+    return pace.chunk_bytes(fleet, payload, is_first_offer=first)
+
+
 def test_chunk_size_is_the_fleets_unless_something_is_smaller() -> None:
     """The device may choose less: for the broker's limit, for what it has learned."""
-    assert LinkPace(60).chunk_bytes(122_880, None) == 122_880
-    assert LinkPace(60).chunk_bytes(122_880, 100_000) == 100_000
-    assert LinkPace(60, 20_000).chunk_bytes(122_880, None) == 20_000
-    assert LinkPace(60).chunk_bytes(122_880, 10) == LEAST_CHUNK_BYTES
+    assert chosen(LinkPace(60)) == 122_880
+    assert chosen(LinkPace(60), payload=100_000) == 100_000
+    assert chosen(LinkPace(60, 20_000)) == 20_000
+    assert chosen(LinkPace(60), payload=10) == LEAST_CHUNK_BYTES
 
 
-def test_chunk_fits_into_half_a_keepalive() -> None:
-    """2 kB/s for 30 s: 60 kB at most, so 120 KiB are halved twice."""
+def test_chunk_fits_into_half_a_keepalive_and_stays_so() -> None:
+    """2 kB/s for 30 s: 60 kB at most, so 120 KiB are halved twice; a better moment does not change an upload."""
     pace = LinkPace(60)
     pace.acknowledged(2_000, 1.0)
-    assert pace.chunk_bytes(122_880, None) == 30_720
+    assert chosen(pace) == 30_720
+    for _ in range(20):
+        pace.acknowledged(10**6, 1.0)
+    assert chosen(pace) == 30_720
+    assert pace.connection_ended(30_720)
+    assert not pace.connection_ended(30_720)
 
 
 def test_two_fruitless_connections_halve_the_chunks() -> None:
@@ -120,8 +130,30 @@ def test_two_fruitless_connections_halve_the_chunks() -> None:
     for _ in range(20):
         pace.tried()
         if pace.connection_ended(sizes[-1]):
-            sizes.append(pace.chunk_bytes(122_880, None))
+            sizes.append(chosen(pace))
     assert sizes == [122_880, 61_440, 30_720, 15_360, 7_680, 4_096]
+
+
+def test_chunks_grow_again_with_the_next_update_after_a_good_one() -> None:
+    """Never within one update, which would have to begin anew; and not after another bad connection."""
+    pace = LinkPace(60, 30_720)
+    assert chosen(pace, first=True) == 30_720
+    upload = an_upload(2, pace)
+    upload.grant([(0, 1)])
+    for index in (0, 1):
+        assert sent(upload) == [index]
+        upload.acknowledged(index, 0.01)
+    pace.connection_ended(4096)
+    assert chosen(pace) == 30_720
+    assert chosen(pace, first=True) == 61_440
+    assert chosen(pace, first=True) == 61_440
+    pace.went_through()
+    pace.tried()
+    pace.connection_ended(61_440)
+    assert chosen(pace, first=True) == 61_440
+    pace.went_through()
+    assert chosen(pace, first=True) == 122_880
+    assert pace.chunk_limit is None
 
 
 def test_connection_without_a_try_says_nothing_about_chunks() -> None:

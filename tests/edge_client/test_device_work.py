@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from edge_client.config import EdgeSettings
+from edge_client.device_work import DeviceWork, spec_of
+from edge_client.events import Settle
+from shared.blocking import Lane
+from shared.errors import ConfigError, InvalidState
+from shared.messages import Outcome
+from shared.parameters import ParameterSpec
+from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
+from tests.edge_client.builders import an_order, lease
+from tests.edge_client.tasks import AddOne, Scripted
+from tests.edge_client.test_model_cache import Published
+
+T = TypeVar("T")
+
+
+class Direct:
+    """`RunBlocking` that computes on the spot."""
+
+    async def __call__(self, lane: Lane, work: Callable[[], T]) -> T:
+        """See `RunBlocking`."""
+        return work()
+
+
+async def opened(folder: Path, task: AddOne | None = None) -> DeviceWork:
+    """The work of a device after a start, with a model of 5000 ones in its cache."""
+    client = Client(id=ClientId("pi"))
+    work = DeviceWork(EdgeSettings(folder=folder), task or AddOne(5000), client, Direct(), lambda: 0.0)
+    await work.open(None)
+    model = Published()
+    model.fill(await work.model(model.ref))
+    return work
+
+
+ORDER = an_order(1).model_copy(update={"model": Published().ref})
+
+
+async def test_work_ends_in_the_outbox(tmp_path: Path) -> None:
+    """Fetched, trained, encoded, durable: the next start finds it."""
+    work = await opened(tmp_path)
+    assert await work.work(ORDER) == []
+    (held,) = (await opened(tmp_path)).held()
+    assert (held.lease, held.run, held.round, held.version) == (lease(1), "run-1", 1, 0)
+
+
+async def test_cancelled_work_leaves_nothing(tmp_path: Path) -> None:
+    """Cancelled from within: no report, and the next work is not touched by it."""
+
+    def train(parameters: Arrays, order: Work) -> Trained:
+        if order.seed == 1:
+            work.cancel(lease(1))
+            assert work.fraction(lease(1)) == 0.0
+        order.progress(1, 2)
+        return Trained(parameters=parameters, num_examples=1, n_steps=1)
+
+    work = await opened(tmp_path, Scripted(5000, script=train))
+    assert await work.work(ORDER) is None
+    assert work.held() == []
+    assert work.fraction(lease(1)) is None
+    assert ORDER.work is not None
+    second = ORDER.model_copy(update={"lease": lease(2), "work": ORDER.work.model_copy(update={"seed": 2})})
+    assert await work.work(second) == []
+
+
+@pytest.mark.parametrize(("outcome", "count"), [(Outcome.ACCEPTED, 1.0), (Outcome.REJECTED, None)])
+async def test_outcome_decides_about_the_state(tmp_path: Path, outcome: Outcome, count: float | None) -> None:
+    """Accepted state is what the next work is given, and the outbox is empty."""
+    task = AddOne(5000, state=True)
+    work = await opened(tmp_path, task)
+    await work.work(ORDER)
+    await work.settle(Settle(lease=lease(1), outcome=outcome))
+    assert work.held() == []
+    assert work.outbox.finals == [lease(1)]
+    await work.work(ORDER.model_copy(update={"lease": lease(2)}))
+    state = task.seen[1].state
+    assert (float(state["count"]) if "count" in state else None) == count
+
+
+async def test_chunk_size_is_remembered(tmp_path: Path) -> None:
+    """A link that was bad yesterday is not tried with large chunks today; nonsense in the file is nothing."""
+    work = await opened(tmp_path)
+    assert work.saved_pace() is None
+    for size, saved in [(8192, 8192), (5, None), (None, None)]:
+        await work.save_pace(size)
+        assert (await opened(tmp_path)).saved_pace() == saved
+
+
+async def test_first_offer_is_the_first_of_any_life(tmp_path: Path) -> None:
+    """What an earlier life may have offered keeps its chunk size."""
+    work = await opened(tmp_path)
+    await work.work(ORDER)
+    assert [work.is_first_offer(lease(1)), work.is_first_offer(lease(1))] == [True, False]
+    assert not (await opened(tmp_path)).is_first_offer(lease(1))
+
+
+def test_spec_of_a_broken_task_names_the_cause() -> None:
+    """Whatever a user's task raises or returns becomes a setting to correct."""
+
+    class Broken(AddOne):
+        def initial_parameters(self, seed: int) -> Initial:
+            raise KeyError("weights")
+
+    class Empty(AddOne):
+        def initial_parameters(self, seed: int) -> Initial:
+            return Initial({})
+
+    with pytest.raises(ConfigError, match="KeyError: 'weights'"):
+        spec_of(Broken())
+    with pytest.raises(ConfigError, match="no floating parameter"):
+        spec_of(Empty())
+    assert spec_of(AddOne(3)) == ParameterSpec.of(AddOne(3).initial_parameters(0))
+
+
+def test_unopened_work_has_no_spec(tmp_path: Path) -> None:
+    """Asking before `open` is a bug of ours."""
+    client = Client(id=ClientId("pi"))
+    with pytest.raises(InvalidState):
+        _ = DeviceWork(EdgeSettings(folder=tmp_path), AddOne(), client, Direct()).spec
