@@ -364,7 +364,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """Make a row durable; only then carry out `then`."""
+    """Make a row durable; only then carry out `then`.
+
+    An Assign or a final SendReceipt that stands alone repeats what was decided before: carry it out when every row that
+    was asked for before it is durable.
+    """
 
     record: Record
     then: "tuple[Command, ...]" = ()

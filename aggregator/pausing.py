@@ -16,6 +16,8 @@ class Pausing:
         self.causes: dict[PauseCause, str] = {}
         self.resume_to = Phase.WAITING
         self.since = 0.0
+        self.has_failed = False
+        """Whether the version that was asked for could not be made: it has to be asked for again."""
         self._held_back: list[Event] = []
         self._broker_lost_at: float | None = None
 

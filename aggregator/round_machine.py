@@ -8,8 +8,7 @@ Bonawitz et al., "Towards Federated Learning at Scale" (arXiv 1902.01046) §2.2:
 rounds. Differs: an abandoned round hands its accepted updates on, and its leases stay good.
 
 Not here: who is drawn (`selection.py`), who may be asked and with what (`invitations.py`), what a lease may become
-(`leases.py`), what counts (`tally.py`), whether bytes are believed (`admission.py`), how a restart reads the journal
-back (`recovery.py`).
+(`leases.py`), what counts (`tally.py`), whether bytes are believed (`admission.py`), how a run resumes (`recovery.py`).
 """
 
 import math
@@ -173,6 +172,7 @@ class RoundMachine:
             case ev.ModelGone(version=version):
                 return self.reports.model_gone(version)
             case ev.AggregationFailed(detail=detail):
+                self.pausing.has_failed = self.tally.is_closed
                 return self._pause(PauseCause.ERROR, detail, now)
             case ev.BrokerLost():
                 self.pausing.broker_lost(now)
@@ -336,14 +336,14 @@ class RoundMachine:
         return [ev.PublishRound()]
 
     def _unpause(self, now: float, *causes: PauseCause) -> list[Command]:
-        failed = PauseCause.ERROR in self.pausing.causes
         if not self.pausing.clear(frozenset(causes)) or self.phase is not Phase.PAUSED:
             return []
         resume_to = self.pausing.resume_to
         self._move_timers(now - self.pausing.since)
         self._enter(resume_to)
         commands: list[Command] = [ev.PublishRound()]
-        if failed and resume_to is Phase.AGGREGATING and self.tally.is_closed:
+        if self.pausing.has_failed:
+            self.pausing.has_failed = False
             commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
         for event in self.pausing.released():
             commands += self._handle(event, now)
@@ -354,15 +354,15 @@ class RoundMachine:
         return self.pausing.since if self.phase is Phase.PAUSED else now
 
     def _move_timers(self, seconds: float) -> None:
-        self.timer.moved(seconds)
-        self.leases.moved(seconds)
-        self.evaluation.moved(seconds)
+        for each in (self.timer, self.leases, self.evaluation):
+            each.moved(seconds)
 
     def _void(self) -> list[Command]:
         """Throw away what was accepted for the version being built; its round is abandoned."""
-        is_making = self.pausing.resume_to is Phase.AGGREGATING and PauseCause.ERROR not in self.pausing.causes
+        is_making = self.pausing.resume_to is Phase.AGGREGATING and not self.pausing.has_failed
         if self.phase is not Phase.PAUSED or is_making:
             return []
+        self.pausing.has_failed = False
         into = self.version + 1
         dropped = [ev.DropUpload(lease=record.lease) for record in self.tally.accepted() if record.into == into]
         self.tally.void()

@@ -10,7 +10,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -25,15 +25,16 @@ from aggregator.journal import Journal
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
 from aggregator.phases import PauseCause
 from aggregator.reception import Reception
-from aggregator.records import AcceptRecord, RoundClock
+from aggregator.records import RoundClock
 from aggregator.results import Results, RunResult
+from aggregator.row_writer import RowWriter
 from aggregator.run_folder import RunFolder
 from aggregator.session import Session
 from aggregator.uploads import Uploads
 from aggregator.version_making import VersionMaking
 from broker.transport import Transport
 from shared.blocking import Lane, RunBlocking, Threads
-from shared.errors import ConfigError, InvalidState, leaf_of
+from shared.errors import InvalidState, leaf_of
 from shared.task import Task
 from shared.topics import Topics
 
@@ -182,7 +183,7 @@ class _Serving:
         )
         self._results = Results(opened, wall)
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._rows: asyncio.Queue[ev.Journal] = asyncio.Queue()
+        self._rows = RowWriter(opened.journal, tell=self._tell, execute=self._execute)
         self._chores: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._settled = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -210,7 +211,7 @@ class _Serving:
             tasks = [
                 group.create_task(self._session.keep(transport, rng), name="session"),
                 group.create_task(self._intake.run(), name="intake"),
-                group.create_task(self._write_rows(), name="journal"),
+                group.create_task(self._rows.run(), name="journal"),
                 group.create_task(self._versions.run(), name="versions"),
                 group.create_task(self._grant(), name="grants"),
                 group.create_task(self._do_chores(), name="chores"),
@@ -238,7 +239,7 @@ class _Serving:
         await self._session.ready.wait()
         for lease in unfinished_checks(self._opened):
             self._intake.take_finished(lease)
-        self._execute_all(self._machine.start(self._now()))
+        self._take(self._machine.start(self._now()))
         if self._machine.is_finished:  # it had ended before
             self._settled.set()
         while True:
@@ -247,18 +248,19 @@ class _Serving:
                     event = await self._inbox.get()
             except TimeoutError:
                 event = ev.DeadlinePassed()
-            self._execute_all(self._machine.handle(event, self._now()))
+            self._take(self._machine.handle(event, self._now()))
             if self._machine.is_finished and not self._machine.invitations.recent:
                 self._settled.set()
 
-    def _execute_all(self, commands: list[ev.Command]) -> None:
+    def _take(self, commands: Sequence[ev.Command]) -> None:
         for command in commands:
-            self._execute(command)
+            if not self._rows.put(command):
+                self._execute(command)
 
     def _execute(self, command: ev.Command) -> None:
         match command:
             case ev.Journal():
-                self._rows.put_nowait(command)
+                raise InvalidState("a row within the commands that wait for another")
             case ev.Assign(lease=lease):
                 if self._machine.leases[lease].record.base_version in self._opened.models:  # else it is being cancelled
                     self._session.send(*self._words.assignment(command, self._opened.models))
@@ -272,7 +274,10 @@ class _Serving:
                 self._intake.take(lease)
             case ev.DropUpload(lease=lease):
                 self._intake.drop(lease)
-            case ev.Fold() | ev.Aggregate() | ev.Forget():
+            case ev.Fold(record=record):
+                self._intake.decided(record.lease)
+                self._versions.put(command)
+            case ev.Aggregate() | ev.Forget():
                 self._versions.put(command)
             case ev.PublishModel():
                 self._committed()
@@ -298,27 +303,6 @@ class _Serving:
         return {"bytes_up": self._reception.bytes_up, "bytes_down": self._session.bytes_down}
 
     # carrying out
-
-    async def _write_rows(self) -> None:
-        """Make rows durable, as many as wait at a time, then do what had to wait for them."""
-        while True:
-            batch = [await self._rows.get()]
-            while not self._rows.empty():
-                batch.append(self._rows.get_nowait())
-            records = [row.record for row in batch]
-            while True:
-                try:
-                    await self._opened.journal.append(*records)
-                    break
-                except ConfigError as error:  # the records stay first in line
-                    log.error("journal_failed", error=str(error))
-                    self._tell(ev.DiskLow())
-                    records = []
-                    await asyncio.sleep(1.0)
-            for row in batch:
-                if isinstance(row.record, AcceptRecord):
-                    self._intake.decided(row.record.lease)
-                self._execute_all(list(row.then))
 
     def _committed(self) -> None:
         """The version's row is durable: its updates are no longer needed, and everybody may have it."""
