@@ -15,13 +15,14 @@ from aggregator.phases import Phase
 from aggregator.records import AcceptRecord, LeaseRecord, Record
 from aggregator.round_machine import RoundMachine
 from shared.errors import Reason
-from shared.messages import Kind, Report, Reported
+from shared.messages import Kind, Outcome, Report, Reported
 
 __all__ = [
     "CHUNK_BYTES",
     "DIGEST",
     "INTERVAL_S",
     "RUN",
+    "SIX",
     "WINDOW_S",
     "Engine",
     "a_lease",
@@ -32,6 +33,9 @@ __all__ = [
     "an_offer",
     "commands_in",
     "lease_name",
+    "receipts",
+    "reporting",
+    "rows",
     "some_settings",
 ]
 
@@ -39,6 +43,7 @@ RUN = "test"
 DIGEST = "d" * 64
 CHUNK_BYTES = 4096
 WINDOW_S = 100.0
+SIX = [f"d{i}" for i in range(6)]
 INTERVAL_S = 1000.0
 """Check-in interval: so long that nobody is forgotten within a test, unless it is about that."""
 
@@ -238,3 +243,22 @@ class Engine:
             if isinstance(command, ev.Journal):
                 self.records.append(command.record)
                 yield from self._flat(command.then)
+
+
+def reporting(**tables: Any) -> Engine:
+    """A round that six devices have been asked for."""
+    engine = Engine(some_settings(**tables))
+    engine.check_in(*SIX)
+    assert engine.is_in(Phase.REPORTING)
+    assert engine.leased() == SIX
+    return engine
+
+
+def receipts(commands: list[ev.Command]) -> list[tuple[str, Outcome, Reason | None, bool]]:
+    """Return what devices were told about leases."""
+    return [(each.device, each.outcome, each.reason, each.repeat) for each in commands_in(commands, ev.SendReceipt)]
+
+
+def rows(commands: list[ev.Command]) -> list[Record]:
+    """Return what was journalled."""
+    return [each.record for each in commands_in(commands, ev.Journal)]
