@@ -8,42 +8,43 @@ import numpy as np
 from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Trained, Work
 
 
+def points(client: Client | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs (n, 2), the second column ones, and outputs (n,): of a client, or of the aggregator (None)."""
+    if client is not None and client.data is not None:  # --data points.csv: x,y in each line
+        x, y = np.loadtxt(client.data, delimiter=",", unpack=True)
+    else:
+        random = np.random.default_rng(list(client.id.encode()) if client else 0)
+        x = random.random(50)
+        y = 3 * x - 1 + random.normal(scale=0.1, size=50)
+    return np.column_stack([x, np.ones_like(x)]), y
+
+
 class LineTask:
     """y = slope x + offset, by least squares. Keeps nothing in itself."""
 
     def initial_parameters(self, seed: int) -> Initial:
         """Start at a random line."""
-        slope, offset = np.random.default_rng(seed).normal(size=2)
-        return Initial({"slope": np.array(slope), "offset": np.array(offset)})
+        return Initial({"line": np.random.default_rng(seed).normal(size=2)})
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
-        """Take `max_steps` (or `epochs`) full-batch steps; for "fedsgd" return the gradient instead."""
-        x, y = self._points(client)
-        slope, offset = float(parameters["slope"]), float(parameters["offset"])
+        """Take full-batch steps; for "fedsgd" return the gradient instead."""
+        x, y = points(client)
+        line = parameters["line"]
         n_steps = work.max_steps or work.epochs or 1
         for step in range(1, n_steps + 1):
-            error = slope * x + offset - y
-            gradient = {"slope": np.array((2 * error * x).mean()), "offset": np.array((2 * error).mean())}
-            goes_on = work.progress(step, n_steps, loss=float((error**2).mean()))
+            gradient = 2 * x.T @ (x @ line - y) / len(x)
             if work.algorithm == "fedsgd":
-                return Trained(gradient=gradient, num_examples=len(x), n_steps=1)
-            slope -= work.learning_rate * float(gradient["slope"])
-            offset -= work.learning_rate * float(gradient["offset"])
-            if not goes_on:
+                return Trained(gradient={"line": gradient}, num_examples=len(x), n_steps=1)
+            line = line - work.learning_rate * gradient
+            if not work.progress(step, n_steps):  # the time is up
                 break
-        trained = {"slope": np.array(slope), "offset": np.array(offset)}
-        return Trained(parameters=trained, num_examples=len(x), n_steps=step)
+        return Trained(parameters={"line": line}, num_examples=len(x), n_steps=step)
 
-    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
+    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated:
         """Sum the squared errors, so that they add up over devices."""
-        x, y = self._points(client)
-        error = parameters["slope"] * x + parameters["offset"] - y
-        return Evaluated(num_examples=len(x), metrics={"loss": Ratio(float((error**2).sum()), len(x))})
-
-    def _points(self, client: Client | None, n: int = 50) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng(list(client.id.encode()) if client else 0)
-        x = random.random(n)
-        return x, 3 * x - 1 + random.normal(scale=0.1, size=n)
+        x, y = points(client)
+        error = x @ parameters["line"] - y
+        return Evaluated(num_examples=len(x), metrics={"loss": Ratio(float(error @ error), len(x))})
 
 
 task = LineTask()

@@ -35,13 +35,17 @@ DOORS = {
 
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
 PURE = {
-    "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire"},
-    "broker": {"config", "link", "reconnect", "transport"},
+    "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire", "wire_fields"},
+    "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
-        *("admission", "config", "events", "population", "round_machine", "rules"),
-        *("selection", "server_optimizer", "staleness", "uploads"),
+        *("admission", "announcements", "config", "events", "federated_evaluation", "fleet_table", "invitations"),
+        *("leases", "pausing", "phases", "population", "records", "recovery", "reports", "round_clock"),
+        *("round_machine", "rules", "selection", "server_optimizer", "staleness", "stopping", "tally", "uploads"),
     },
-    "edge_client": {"config", "eligibility", "events", "participant_machine", "upload"},
+    "edge_client": {
+        *("config", "eligibility", "events", "fetch_window", "held_reports", "participant_machine", "phases"),
+        *("presence", "upload"),
+    },
     "simulator": {"scenario"},
 }
 # `random.Random` alone may be imported: a generator that somebody else seeded is an argument like any other.
