@@ -6,7 +6,7 @@ each commit the last (seq, checksum) goes to a small head file: SQLite itself no
 damaged log lost nor a flipped bit in a number.
 
 A row is readable by people and queries: its body is JSON, only an inline update stands in a column of its own:
-`sqlite3 journal.db "select seq, kind, body ->> 'device' from journal"`.
+`sqlite3 journal.sqlite "select seq, kind, body ->> 'device' from journal"`.
 
 Not here: what rows mean (`records.py`), and repairing a damaged journal.
 """
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), body TE
 """
 _NAMES: dict[type[Any], str] = {kind: kind.__name__.removesuffix("Record").lower() for kind in get_args(Record)}
 _READERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for kind, name in _NAMES.items()}
-_REPAIR = "`python -m aggregator repair` says what can be saved; nothing was changed"
+_DAMAGED = "nothing was changed: keep a copy of the folder, or give the run another name to begin anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def _to_record(path: Path, seq: int, row: _Row) -> Record:
 
 
 def _damaged(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"the journal is damaged: {what}", where=str(path), hint=_REPAIR)
+    return ConfigError(f"the journal is damaged: {what}", where=str(path), hint=_DAMAGED)
 
 
 def _failed(path: Path, error: Exception) -> ConfigError:

@@ -255,11 +255,11 @@ async def test_clock_stored_last_is_there_after_a_restart(path: Path) -> None:
     ],
 )
 async def test_damaged_row_is_named_and_the_journal_refused(path: Path, damage: str, names: str) -> None:
-    """A row that changed, or went, is never silently believed; the operator reads which and what to run."""
+    """A row that changed, or went, is never silently believed; the operator reads which, and what to do."""
     await a_journal_of(path, *A_RECORD_OF_EACH_KIND)
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(damage)
-    with pytest.raises(ConfigError, match=f"(?s){names}.*aggregator repair"):
+    with pytest.raises(ConfigError, match=f"(?s){names}.*nothing was changed"):
         await Journal.open(path, inline)
 
 
