@@ -5,13 +5,26 @@ Never raw data, never a parameter value, never a secret.
 
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import Literal, TextIO, cast
 
 import structlog
 
 __all__ = ["LogLevel", "set_up_logs"]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _StandardError:
+    """Standard error as it is when a line is written: a logger outlives what a test or a notebook puts there."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def set_up_logs(level: LogLevel = "info", *, stream: TextIO | None = None, as_json: bool | None = None) -> None:
@@ -22,7 +35,7 @@ def set_up_logs(level: LogLevel = "info", *, stream: TextIO | None = None, as_js
         stream: standard error by default, so that standard output stays for results.
         as_json: None: JSON unless `stream` is a terminal.
     """
-    out = stream or sys.stderr
+    out = stream or cast(TextIO, _StandardError())  # the part of one that a logger uses
     threshold = logging.getLevelNamesMapping()[level.upper()]
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.config import Settings
 from broker.link import Failures
 from shared.config import load_settings
 from shared.errors import ConfigError
@@ -26,6 +27,16 @@ def test_demo_is_twenty_devices_of_which_one_is_killed() -> None:
     assert [device.id for device in plan if device.killed_in_upload] == ["doomed-1"]
     flaky = [device for device in plan if device.group == "flaky"]
     assert all(isinstance(device.link.outages, Failures) for device in flaky)
+
+
+def test_demo_sends_updates_in_chunks() -> None:
+    """The demo's run is the digits' run, with chunks so small that grants and resuming are exercised."""
+    scenario = load_settings(Scenario, EXAMPLES / "demo.toml")
+    assert scenario.settings is not None
+    settings = load_settings(Settings, EXAMPLES / scenario.settings, dotted(scenario.run))
+    assert settings.task == "examples.digits:task"
+    assert settings.transfer.inline_bytes < settings.transfer.chunk_bytes == 4096
+    assert settings.round.report_goal < len(scenario.plan())
 
 
 def test_hosts_share_the_living_and_leave_the_doomed_alone() -> None:
