@@ -1,0 +1,155 @@
+"""Who gets a lease, with which work, and how every check-in is answered."""
+
+import json
+
+import pytest
+
+from aggregator.events import Assign, CheckedIn, ComeBack, Command, RepublishModel, SendReceipt
+from aggregator.records import LeaseRecord
+from shared.errors import Reason
+from shared.messages import Kind, Outcome, WorkOrder
+from tests.aggregator.builders import DIGEST, INTERVAL_S, SIX, Engine, commands_in, reporting, rows, some_settings
+
+
+def leased(commands: list[Command]) -> list[LeaseRecord]:
+    """Return the rows that issued leases."""
+    return [row for row in rows(commands) if isinstance(row, LeaseRecord)]
+
+
+def test_every_check_in_is_answered() -> None:
+    """By an Assignment, its live lease again, a final receipt, or the word when to come back."""
+    engine = reporting()
+    lease = engine.lease_of("d0")
+    assert commands_in(engine(CheckedIn(device="d0")), Assign) == [Assign(lease=lease, device="d0", seconds_left=100.0)]
+    for event in (
+        CheckedIn(device="d0", holds=frozenset({lease})),
+        CheckedIn(device="late"),
+        CheckedIn(device="other", refusal=Reason.SPEC),
+    ):
+        (answer,) = commands_in(engine(event), ComeBack)
+        assert answer.device == event.device
+
+
+def test_live_lease_that_a_device_does_not_hold_is_assigned_again() -> None:
+    """With what is left of it."""
+    engine = reporting()
+    commands = engine(CheckedIn(device="d0"), after_s=30.0)
+    assert commands_in(commands, Assign) == [Assign(lease=engine.lease_of("d0"), device="d0", seconds_left=70.0)]
+    assert not leased(commands)
+
+
+def test_held_lease_that_is_dead_gets_its_final_receipt() -> None:
+    """Each of them, before the device is given anything else."""
+    engine = reporting()
+    lease = engine.lease_of("d0")
+    engine.fail("d0")
+    commands = engine(CheckedIn(device="d0", holds=frozenset({lease})))
+    (receipt,) = commands_in(commands, SendReceipt)
+    assert (receipt.outcome, receipt.repeat) == (Outcome.FAILED, True)
+
+
+def test_lease_of_another_device_or_none_of_ours_says_nothing() -> None:
+    """A device that names them gets no receipt for them, and is treated as if it held nothing."""
+    engine = Engine()
+    engine.check_in(*SIX)
+    foreign = engine.lease_of("d0")
+    commands = engine(CheckedIn(device="thief", holds=frozenset({foreign, "f" * 32})))
+    assert not commands_in(commands, SendReceipt)
+    assert [each.reason for each in commands_in(commands, ComeBack)] == [Reason.NOT_DRAWN]
+    assert engine.lease_of("d0") == foreign
+
+
+def test_device_at_work_is_not_asked_to_evaluate() -> None:
+    """It holds an expired lease: its hands are full."""
+    engine = reporting(round={"lease_s": 10})
+    lease = engine.lease_of("d0")
+    engine.pass_s(10.0)
+    engine(CheckedIn(device="d0", holds=frozenset({lease})))
+    assert engine.machine.invitations.idle(engine.now) == []
+
+
+def test_missing_pieces_are_published_again() -> None:
+    """The device names the model whose chunks do not come."""
+    commands = Engine()(CheckedIn(device="d0", missing=DIGEST))
+    assert commands_in(commands, RepublishModel) == [RepublishModel(digest=DIGEST)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds"),
+    [
+        (Reason.NOT_DRAWN, INTERVAL_S),
+        (Reason.NOT_ELIGIBLE, 15 * 60.0),
+        (Reason.DATA, 15 * 60.0),
+        (Reason.SPEC, 4 * 3600.0),
+        (Reason.PROTOCOL, 4 * 3600.0),
+        (Reason.CLONED_ID, 4 * 3600.0),
+    ],
+)
+def test_come_back_is_sooner_the_sooner_it_may_help(reason: Reason, seconds: float) -> None:
+    """The check-in interval when merely not drawn, 15 minutes for what passes, 4 hours for what does not; ± 20 %."""
+    answer = Engine().machine.invitations.come_back("d0", reason)
+    assert (answer.retry_s.min, answer.retry_s.max) == pytest.approx((0.8 * seconds, 1.2 * seconds))
+
+
+def test_check_in_interval_grows_with_the_population() -> None:
+    """About ten check-ins a second: 600 devices check in once a minute, few devices as set."""
+    engine = Engine(some_settings(transfer={"check_in_interval_s": 30}, round={"report_goal": 10_000}))
+    engine.check_in(*(f"d{i}" for i in range(10)))
+    assert engine.machine.invitations.check_in_interval_s == 30.0
+    engine.check_in(*(f"d{i}" for i in range(600)))
+    assert engine.machine.invitations.check_in_interval_s == 60.0
+
+
+def test_work_is_a_function_of_seed_round_and_device() -> None:
+    """The same after a restart; another for every device and round."""
+    orders = [
+        [WorkOrder.model_validate_json(row.work).seed for row in leased(Engine().check_in(*SIX))] for _ in range(2)
+    ]
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) == 6
+
+
+def test_work_says_what_the_settings_say() -> None:
+    """Epochs default to one; the learning rate of version 2 is decayed twice; the options go along."""
+    engine = Engine(
+        some_settings(training={"learning_rate": 0.4, "learning_rate_decay": 0.5, "options": {"dropout": 0.1}})
+    )
+    engine.round(*SIX)
+    engine.round(*SIX)
+    (row, *_) = leased(engine.check_in(*SIX))
+    order = WorkOrder.model_validate_json(row.work)
+    assert (row.base_version, order.learning_rate, order.epochs, order.max_steps) == (2, 0.1, 1, None)
+    assert order.options == {"dropout": 0.1}
+    assert json.loads(row.work)["algorithm"] == "fedavg"
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs", "max_steps"),
+    [({"algorithm": "fedsgd"}, None, None), ({"max_steps": 7}, None, 7), ({"epochs": 3, "batch_size": 8}, 3, None)],
+)
+def test_work_has_one_measure(training: dict[str, object], epochs: int | None, max_steps: int | None) -> None:
+    """Epochs or steps; FedSGD is one full pass and has neither."""
+    (row, *_) = leased(Engine(some_settings(training=training)).check_in(*SIX))
+    order = WorkOrder.model_validate_json(row.work)
+    assert (order.epochs, order.max_steps) == (epochs, max_steps)
+
+
+def test_lease_names_are_unlike_those_of_another_start() -> None:
+    """32 hex digits; two starts of the same run never give the same name."""
+    engine = Engine()
+    names = {row.lease for row in leased(engine.check_in(*SIX))}
+    other = Engine()
+    other.machine.invitations._lease_prefix = "life-2"
+    names |= {row.lease for row in leased(other.check_in(*SIX))}
+    assert len(names) == 12
+    assert all(len(name) == 32 and int(name, 16) >= 0 for name in names)
+
+
+def test_evaluation_has_no_work() -> None:
+    """Its lease says so, and names the committed version."""
+    engine = Engine(some_settings(evaluation={"federated_every": 1}))
+    engine.check_in(*SIX)
+    engine.report(*SIX[:4])
+    engine.check_in("d0")
+    rows_ = leased(engine.write())
+    assert [(row.kind, row.work, row.base_version) for row in rows_] == [(Kind.EVALUATE, "", 1)]

@@ -1,0 +1,70 @@
+"""Who has checked in, and who waits for work."""
+
+from aggregator.population import CHECK_INS_MISSED, Population
+from shared.errors import Reason
+
+INTERVAL_S = 30.0
+
+
+def waiting(population: Population, now: float = 0.0, round_id: int | None = 1) -> list[str]:
+    """Return who may be asked."""
+    return list(population.waiting(now, INTERVAL_S, round_id))
+
+
+def test_device_waits_from_its_check_in_until_it_is_given_work() -> None:
+    """And again after its next."""
+    population = Population()
+    population.check_in("a", 0.0, refusal=None)
+    population.check_in("b", 0.0, refusal=None)
+    assert waiting(population) == ["a", "b"]
+    population.assigned("a")
+    assert waiting(population) == ["b"]
+    population.check_in("a", 1.0, refusal=None)
+    assert waiting(population) == ["b", "a"]
+
+
+def test_refused_device_does_not_wait() -> None:
+    """Whether it says so itself or we do; it is known all the same."""
+    population = Population()
+    population.check_in("a", 0.0, refusal=None)
+    population.check_in("a", 1.0, refusal=Reason.SPEC, detail="another model")
+    assert waiting(population) == []
+    member = population.get("a")
+    assert member is not None
+    assert (member.refusal, member.detail) == (Reason.SPEC, "another model")
+    assert population.counts() == {"known": 1, "online": 1, "waiting": 0, "refused": 1}
+
+
+def test_device_that_left_does_not_wait() -> None:
+    """Until it checks in again; a device that nobody knows may leave."""
+    population = Population()
+    population.check_in("a", 0.0, refusal=None)
+    population.offline("a")
+    population.offline("stranger")
+    assert waiting(population) == []
+    assert population.counts()["online"] == 0
+    population.check_in("a", 1.0, refusal=None)
+    assert waiting(population) == ["a"]
+
+
+def test_device_that_missed_three_check_ins_is_not_asked() -> None:
+    """Its check-in may be three intervals old, and no older."""
+    population = Population()
+    population.check_in("old", 0.0, refusal=None)
+    population.check_in("new", 60.0, refusal=None)
+    assert waiting(population, CHECK_INS_MISSED * INTERVAL_S) == ["old", "new"]
+    assert waiting(population, CHECK_INS_MISSED * INTERVAL_S + 0.1) == ["new"]
+    assert len(population) == 2
+
+
+def test_barred_device_is_left_out_of_its_round_only() -> None:
+    """Evaluation and the next round may ask it."""
+    population = Population()
+    population.check_in("a", 0.0, refusal=None)
+    population.bar("a", 1)
+    population.bar("never-checked-in", 1)
+    assert waiting(population, round_id=1) == []
+    assert waiting(population, round_id=2) == ["a"]
+    assert waiting(population, round_id=None) == ["a"]
+    population.forget_barred()
+    assert waiting(population, round_id=1) == ["a"]

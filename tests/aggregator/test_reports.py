@@ -1,0 +1,89 @@
+"""What becomes of a report: decided once, journalled, then told."""
+
+import pytest
+
+from aggregator import events as ev
+from aggregator import records as rec
+from aggregator.leases import LeaseState
+from shared.errors import Reason
+from shared.messages import Kind, Outcome
+from tests.aggregator.builders import Engine, a_verdict, commands_in, receipts, reporting, rows
+
+
+def test_accepted_report_is_journalled_then_folded_then_told() -> None:
+    """In this order; nothing of it stands outside of the row."""
+    engine = reporting()
+    lease = engine.lease_of("d0")
+    (journal,) = engine.machine.handle(a_verdict(lease), 0.0)
+    assert isinstance(journal, ev.Journal)
+    assert isinstance(journal.record, rec.AcceptRecord)
+    fold, receipt = journal.then
+    assert fold == ev.Fold(record=journal.record)
+    assert isinstance(receipt, ev.SendReceipt)
+    assert (receipt.outcome, receipt.staleness) == (Outcome.ACCEPTED, 0)
+
+
+@pytest.mark.parametrize("state", [LeaseState.DISCARDED, LeaseState.REJECTED, LeaseState.FAILED])
+def test_outcome_is_journalled_before_it_is_told(state: LeaseState) -> None:
+    """With its reason and the device's own word; then its upload is dropped."""
+    engine = reporting()
+    lease = engine.machine.leases[engine.lease_of("d0")]
+    (journal,) = engine.machine.reports.conclude(lease, state, Reason.NORM, "12 is over 10")
+    assert isinstance(journal, ev.Journal)
+    name = lease.record.lease
+    assert journal.record == rec.OutcomeRecord(
+        lease=name, outcome=Outcome(state.value), reason=Reason.NORM, detail="12 is over 10"
+    )
+    receipt, drop = journal.then
+    assert isinstance(receipt, ev.SendReceipt)
+    assert (receipt.reason, receipt.detail, receipt.repeat) == (Reason.NORM, "12 is over 10", False)
+    assert drop == ev.DropUpload(lease=name)
+
+
+def test_cancelled_lease_is_told_by_a_cancel() -> None:
+    """It makes the device stop, which a receipt would not."""
+    engine = reporting()
+    lease = engine.machine.leases[engine.lease_of("d0")]
+    (journal,) = engine.machine.reports.conclude(lease, LeaseState.CANCELLED, Reason.COMMITTED)
+    assert isinstance(journal, ev.Journal)
+    assert journal.then[0] == ev.Cancel(lease=lease.record.lease, device="d0", reason=Reason.COMMITTED)
+
+
+def test_decided_lease_is_only_told_again() -> None:
+    """Whatever comes later: no row, the first outcome, `repeat`."""
+    engine = reporting()
+    name = engine.lease_of("d0")
+    engine.fail("d0")
+    lease, reports = engine.machine.leases[name], engine.machine.reports
+    for commands in (
+        reports.conclude(lease, LeaseState.REJECTED, Reason.DIGEST),
+        reports.verified(a_verdict(name), 1),
+        reports.offered(lease, is_paused=False),
+        reports.offered(lease, is_paused=True),
+    ):
+        assert receipts(commands) == [("d0", Outcome.FAILED, Reason.TRAINING, True)]
+        assert not rows(commands)
+
+
+def test_evaluation_keeps_its_metrics_in_the_journal() -> None:
+    """So that what a device said can be told again, and read later."""
+    engine = Engine()
+    engine.check_in("d0")
+    engine._done(list(engine.machine.invitations.invite(Kind.EVALUATE, ["d0"], 1, 1, 60.0, 0.0)))
+    name, metrics = engine.lease_of("d0"), (("accuracy", (9.0, 10.0)),)
+    commands = engine(ev.Evaluated(device="d0", lease=name, num_examples=10, metrics=metrics))
+    assert rows(commands) == [rec.OutcomeRecord(lease=name, outcome=Outcome.ACCEPTED, num_examples=10, metrics=metrics)]
+    assert receipts(commands) == [("d0", Outcome.ACCEPTED, None, False)]
+    again = engine(ev.Evaluated(device="d0", lease=name, num_examples=11, metrics=()))
+    assert receipts(again) == [("d0", Outcome.ACCEPTED, None, True)]
+
+
+def test_superseded_are_the_open_leases_of_one_device() -> None:
+    """Those of others stay."""
+    engine = reporting()
+    engine.machine.leases.expire(1e9)
+    commands = engine.machine.reports.supersede("d0")
+    assert [
+        each.record.lease for each in commands_in(commands, ev.Journal) if isinstance(each.record, rec.OutcomeRecord)
+    ]
+    assert sum(1 for _ in engine.machine.leases.open()) == 5
