@@ -112,7 +112,8 @@ class Reception:
             self._tell(Offered(device=device, lease=name))
             return
         report = decode(Report, payload, max_data_bytes=self._settings.transfer.inline_bytes)
-        check_report(report, lease, run=self._run, codec=self._codec, n_params=self._spec.n_params)
+        codec = CODECS[lease.record.codec]  # the settings may have changed since it was given
+        check_report(report, lease, run=self._run, codec=codec, n_params=self._spec.n_params)
         match report.outcome:
             case Reported.FAILED:
                 reason = Reason.NOT_FINITE if report.error == Reason.NOT_FINITE else Reason.TRAINING
