@@ -1,0 +1,66 @@
+"""The golden vectors are what this code writes and reads, and what the page for other languages says of them."""
+
+import hashlib
+import json
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from shared import messages
+from shared.codecs import CODECS
+from shared.messages import ModelRef, WireMessage
+from shared.wire import decode, decode_index, decode_json
+from tests.docs.golden import FOLDER, files
+
+VECTORS: dict[str, Any] = json.loads((FOLDER / "vectors.json").read_text())
+REGENERATE = "a change of the wire? python -m tests.docs.golden writes them anew"
+
+
+def test_vectors_are_what_the_code_writes() -> None:
+    """No byte on the wire changes unnoticed, and no file is left over."""
+    fresh = files()
+    assert {path.name for path in FOLDER.iterdir()} == fresh.keys(), REGENERATE
+    assert [name for name, data in fresh.items() if (FOLDER / name).read_bytes() != data] == [], REGENERATE
+
+
+@pytest.mark.parametrize("listed", VECTORS["messages"], ids=lambda listed: listed["file"])
+def test_vector_decodes_to_the_fields_listed(listed: dict[str, Any]) -> None:
+    """The listing, which is plain JSON, says what the bytes mean."""
+    kind: type[WireMessage] = getattr(messages, listed["message"])
+    payload = (FOLDER / listed["file"]).read_bytes()
+    read = decode_json(kind, payload) if listed["file"].endswith("json") else decode(kind, payload, max_data_bytes=64)
+    fields = read.model_dump(mode="json", exclude={"data"})
+    data = read.model_dump().get("data")
+    if data is not None:
+        fields["data"] = {"hex": data.hex()}
+    assert json.loads(json.dumps(fields)) == listed["fields"]
+
+
+def test_checksums_are_those_of_the_files() -> None:
+    """Whoever copies the folder can tell that it arrived whole."""
+    sums = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in VECTORS["sha256"]}
+    assert sums == VECTORS["sha256"]
+
+
+def test_model_is_put_together_as_a_device_would() -> None:
+    """Index by its digest, chunks by theirs, the whole by its own, values by the spec: all from the files alone."""
+    described = json.loads((FOLDER / "model.json").read_text())
+    index = decode_index((FOLDER / "model-index.bin").read_bytes(), ModelRef(**described["ref"]))
+    chunks = [(FOLDER / f"model-chunk-{i}.bin").read_bytes() for i in range(len(index.layout))]
+    assert [hashlib.sha256(chunk).digest() for chunk in chunks] == list(index.chunks)
+    assert hashlib.sha256(b"".join(chunks)).hexdigest() == index.sha256 == described["sha256"]
+    assert index.spec.to_wire() == described["spec"]
+    assert hashlib.sha256(msgpack.packb(described["spec"])).hexdigest() == described["spec_digest"]
+    arrays = index.spec.unflatten(np.frombuffer(b"".join(chunks), "<f4"))
+    assert arrays["in.weight"].shape == arrays["out.weight"].shape == (40, 30)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_codec_output_decodes_to_its_input(name: str) -> None:
+    """float32 to the bit, float16 within its bound and clipped where it has no such number."""
+    values = np.frombuffer((FOLDER / "codec-input.f32").read_bytes(), "<f4")
+    decoded = CODECS[name].decode((FOLDER / f"codec-{name}.bin").read_bytes(), len(values))
+    expected = values if name == "float32" else np.clip(values, -65504, 65504)
+    np.testing.assert_allclose(decoded, expected, rtol=0 if name == "float32" else 2**-11, atol=2**-25)
