@@ -108,7 +108,11 @@ def evaluate(task: Task, vector: Vector, spec: ParameterSpec, constants: Arrays)
         return None
     if not isinstance(found, Evaluated):
         raise ConfigError(f"evaluate returned a {type(found).__name__}, not an Evaluated or None", where="task")
-    return Evaluated(num_examples=int(found.num_examples), metrics={n: _plain(n, m) for n, m in found.metrics.items()})
+    try:
+        n_examples, metrics = int(found.num_examples), {n: _plain(n, m) for n, m in found.metrics.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"evaluate returned {found!r}, whose fields are not an Evaluated's", where="task") from error
+    return Evaluated(num_examples=n_examples, metrics=metrics)
 
 
 def central_metrics(evaluated: Evaluated) -> dict[str, float]:
@@ -163,10 +167,14 @@ def _summary(found: list[tuple[int, WireMetric, float]]) -> MetricSummary | None
     if not found:
         return None
     pairs = [metric if isinstance(metric, tuple) else (metric * n, n) for n, metric, _ in found]
-    value = _value(Ratio(math.fsum(pair[0] for pair in pairs), math.fsum(pair[1] for pair in pairs)))
-    if value is None:
+    try:
+        value = _value(Ratio(math.fsum(pair[0] for pair in pairs), math.fsum(pair[1] for pair in pairs)))
+    except (OverflowError, ValueError):  # each is finite, together they are not
         return None
-    p10, p50, p90 = (float(p) for p in np.percentile([value for _, _, value in found], [10, 50, 90]))
+    with np.errstate(all="ignore"):
+        p10, p50, p90 = (float(p) for p in np.percentile([own for _, _, own in found], [10, 50, 90]))
+    if value is None or not all(map(math.isfinite, (p10, p50, p90))):
+        return None
     return MetricSummary(value=value, p10=p10, p50=p50, p90=p90, n_devices=len(found))
 
 

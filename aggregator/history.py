@@ -7,6 +7,7 @@ never the run.
 Not here: drawing (`plot.py`).
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,8 @@ _READER: TypeAdapter[RoundSummary | EvaluationSummary] = TypeAdapter(RoundSummar
 class History:
     """Appends to the file. What it is told is counted from the start of the run or the process; it writes differences.
 
+    Everything here blocks: for the lane DISK.
+
     Args:
         path: of the JSON lines; created when missing.
     """
@@ -98,8 +101,12 @@ class History:
         self._bytes_up = self._bytes_down = 0
         if path.exists():
             _cut_torn_line(path)
-            rounds = RunHistory.read(path).rounds
-            self._totals = rounds[-1].totals if rounds else {}
+            try:
+                rounds = RunHistory.read(path).rounds
+            except ConfigError as error:  # no reason not to go on with the run
+                log.warning("history_damaged", error=str(error))
+            else:
+                self._totals = rounds[-1].totals if rounds else {}
 
     def round_ended(
         self,
@@ -162,9 +169,16 @@ class History:
         return save_plot(history, path, metric=metric, title=self._path.parent.name)
 
     def _write(self, summary: RoundSummary | EvaluationSummary) -> None:
+        line = (json.dumps(asdict(summary)) + "\n").encode()
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(summary)) + "\n")
+            with self._path.open("ab", buffering=0) as file:
+                start = file.seek(0, os.SEEK_END)
+                try:
+                    if (n_written := file.write(line)) != len(line):
+                        raise OSError(errno.ENOSPC, f"{n_written} of {len(line)} bytes were taken")
+                except OSError:
+                    file.truncate(start)  # half a line would spoil the next
+                    raise
         except OSError as error:
             log.warning("history_not_written", error=str(error), path=str(self._path))
 

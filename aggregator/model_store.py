@@ -72,7 +72,7 @@ class ModelStore:
 
     def versions(self) -> list[int]:
         """Return the versions on disk in ascending order."""
-        return sorted(int(path.stem) for path in self._folder.glob("[0-9]*.safetensors"))
+        return sorted(int(path.stem) for path in self._folder.glob(f"{'[0-9]' * 8}.safetensors"))
 
     def save(self, state: ServerState) -> Path:
         """Write a version; when this returns, it is durable. Writing it again gives the same tensors."""
@@ -133,14 +133,15 @@ class ModelStore:
 def export(state: ServerState, path: Path) -> None:
     """Write a model for its user: `net.load_state_dict(load_file(path))` works.
 
-    Names are those of the state_dict, tied ones each, integer arrays included, floats of the dtype they had.
+    Names are those of the state_dict, tied ones each, integer arrays included, floats of the dtype they had. Equal
+    models give equal files: which version it is does not stand in it.
 
     Args:
         state: any version.
         path: replaced in one step when it exists.
     """
     tensors = {**state.spec.unflatten(state.parameters), **state.constants}
-    _write(path, tensors, {"format": "pt", "fedmq_version": str(state.version)})
+    _write(path, tensors, {"format": "pt"})  # safetensors writes more than one key in any order
 
 
 def warm_start(path: Path, spec: ParameterSpec, constants: Arrays) -> tuple[Vector, dict[str, NDArray[Any]]]:
@@ -212,7 +213,11 @@ def _write(path: Path, tensors: Arrays, metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     # safetensors reads the memory as it lies; asarray, unlike ascontiguousarray, leaves a scalar a scalar
-    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, beside, metadata=metadata)
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    try:
+        save_file(arrays, beside, metadata=metadata)
+    except safetensors.SafetensorError as error:  # of a disk that takes no more it raises no OSError
+        raise OSError(f"{beside} cannot be written: {error}") from error
     _sync(beside, os.O_RDONLY)
     beside.replace(path)
     _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)

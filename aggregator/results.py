@@ -14,6 +14,7 @@ from aggregator.events import EvaluationDone, RoundEnded
 from aggregator.history import History
 from aggregator.model_store import ServerState, export
 from aggregator.opening import OpenRun
+from shared.errors import ConfigError
 
 __all__ = ["Results", "RunResult"]
 
@@ -61,7 +62,7 @@ class Results:
         self._history = History(opened.folder.history)
 
     def round_ended(self, ended: RoundEnded, *, participants: Sequence[str], bytes_up: int, bytes_down: int) -> None:
-        """Write a round's record, and log it.
+        """Write a round's record, and log it. Blocks: for the lane DISK.
 
         Args:
             ended: the machine's summary.
@@ -77,7 +78,7 @@ class Results:
         log.info(f"round_{ended.outcome}", round=ended.round_id, version=ended.version, seconds=seconds, **metrics)
 
     def evaluated(self, done: EvaluationDone) -> dict[str, float]:
-        """Write the record of an evaluation on devices; return its metrics."""
+        """Write the record of an evaluation on devices; return its metrics. Blocks: for the lane DISK."""
         summaries = federated_metrics(done.reports)
         self._history.evaluated(done, summaries, wall_s=self._wall())
         log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports))
@@ -97,10 +98,24 @@ class Results:
         store.delete_all_but({*keep, *(version for version in store.versions() if version > state.version)})
 
     def finish(self, version: int) -> None:
-        """Write the final model and the plot. Blocks: for the lane DISK."""
+        """Write the final model and the plot. Blocks: for the lane DISK.
+
+        Raises:
+            ConfigError: the model cannot be written.
+        """
         opened = self._opened
-        export(opened.store.load(version), opened.folder.final)
-        self._history.plot(opened.folder.plot, metric=opened.settings.stop.metric)
+        try:
+            export(opened.store.load(version), opened.folder.final)
+        except OSError as error:
+            raise ConfigError(
+                f"the final model cannot be written: {error}",
+                where=str(opened.folder.final),
+                hint="make room; the same command then only writes the results of the finished run",
+            ) from error
+        try:
+            self._history.plot(opened.folder.plot, metric=opened.settings.stop.metric)
+        except Exception as error:  # whatever matplotlib meets there: no run fails for its picture
+            log.warning("plot_skipped", cause=f"{type(error).__name__}: {error}")
 
     def result(
         self, cause: str, *, counts: dict[str, int], refused: dict[str, int], bytes_up: int, bytes_down: int

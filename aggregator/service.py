@@ -10,7 +10,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -34,7 +34,7 @@ from aggregator.uploads import Uploads
 from aggregator.version_making import VersionMaking
 from broker.transport import Transport
 from shared.blocking import Lane, RunBlocking, Threads
-from shared.errors import InvalidState, leaf_of
+from shared.errors import ConfigError, InvalidState, leaf_of
 from shared.task import Task
 from shared.topics import Topics
 
@@ -184,7 +184,7 @@ class _Serving:
         self._results = Results(opened, wall)
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows = RowWriter(opened.journal, tell=self._tell, execute=self._execute)
-        self._chores: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+        self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._settled = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -288,7 +288,7 @@ class _Serving:
             case ev.RoundEnded():
                 self._round_ended(command)
             case ev.EvaluationDone():
-                self._machine.federated_metrics(command.version, self._results.evaluated(command))
+                self._chores.put_nowait(partial(self._evaluated, command))
             case ev.Finish(cause=cause):
                 if not self._ended.done():
                     self._ended.set_result(cause)
@@ -297,7 +297,12 @@ class _Serving:
 
     def _round_ended(self, ended: ev.RoundEnded) -> None:
         participants = self._versions.participants if ended.outcome == "committed" else ()
-        self._results.round_ended(ended, participants=participants, **self._bytes())
+        record = partial(self._results.round_ended, ended, participants=participants, **self._bytes())
+        self._chores.put_nowait(partial(self._run_blocking, Lane.DISK, record))
+
+    async def _evaluated(self, done: ev.EvaluationDone) -> None:
+        metrics = await self._run_blocking(Lane.DISK, partial(self._results.evaluated, done))
+        self._machine.federated_metrics(done.version, metrics)
 
     def _bytes(self) -> dict[str, int]:
         return {"bytes_up": self._reception.bytes_up, "bytes_down": self._session.bytes_down}
@@ -312,7 +317,8 @@ class _Serving:
         state, version = self._opened.aggregation.state, self._machine.version
         is_best = 0 < self._machine.stopping.best_version == version
         keep = {*self._opened.models, version}
-        self._chores.put_nowait(partial(self._results.committed, state, keep, is_best=is_best))
+        tidy = partial(self._results.committed, state, keep, is_best=is_best)
+        self._chores.put_nowait(partial(self._run_blocking, Lane.DISK, tidy))
         self._session.committed(self._versions.blob)
 
     async def _do_chores(self) -> None:
@@ -320,7 +326,7 @@ class _Serving:
         while True:
             chore = await self._chores.get()
             try:
-                await self._run_blocking(Lane.DISK, chore)
+                await chore()
             except OSError as error:
                 log.error("chore_failed", error=str(error))
             finally:
@@ -342,22 +348,27 @@ class _Serving:
         while True:
             await asyncio.sleep(CLOCK_EVERY_S)
             left_s = machine.seconds_left(self._now())
-            if left_s is not None:
-                clock = RoundClock(
-                    round_id=machine.round_id,
-                    left_s=left_s,
-                    n_extensions=machine.timer.n_extensions,
-                    wall_s=self._wall(),
-                )
-                await self._opened.journal.store_clock(clock)
-            is_low = self._is_disk_low()
+            try:
+                if left_s is not None:
+                    clock = RoundClock(
+                        round_id=machine.round_id,
+                        left_s=left_s,
+                        n_extensions=machine.timer.n_extensions,
+                        wall_s=self._wall(),
+                    )
+                    await self._opened.journal.store_clock(clock)
+                is_low = await self._is_disk_low()
+            except (ConfigError, OSError) as error:
+                log.error("disk_failed", error=str(error))
+                is_low = True
             if is_low != (PauseCause.DISK in machine.pausing.causes):
                 self._tell(ev.DiskLow() if is_low else ev.DiskFree())
 
-    def _is_disk_low(self) -> bool:
+    async def _is_disk_low(self) -> bool:
         size = 4 * self._opened.aggregation.state.spec.n_params
         promised = sum(lease.record.max_bytes for lease in self._machine.leases.open())
-        return shutil.disk_usage(self._opened.folder.path).free < promised + VERSIONS_AHEAD * size + SPARE_BYTES
+        disk = await self._run_blocking(Lane.DISK, partial(shutil.disk_usage, self._opened.folder.path))
+        return disk.free < promised + VERSIONS_AHEAD * size + SPARE_BYTES
 
     # the end
 

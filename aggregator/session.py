@@ -23,8 +23,9 @@ from aggregator.reception import Reception
 from aggregator.records import EpochRecord
 from broker.reconnect import Reconnect
 from broker.transport import Connection, Transport
-from shared.errors import AlreadyServed, ConfigError, PeerError, TransportError, leaf_of
-from shared.messages import AggregatorStatus
+from shared.errors import AlreadyServed, ConfigError, CredentialsRefused, PeerError, TransportError
+from shared.messages import AggregatorStatus, ModelRef
+from shared.task_groups import rethrow
 from shared.wire import decode_json, encode_json
 
 __all__ = ["Session"]
@@ -36,6 +37,8 @@ LONGEST_WAIT_S = 10.0
 SENDERS = 16
 """Publishes under way at a time; they leave in the order in which they were asked for."""
 STATUS_EVERY_S = 1.0
+PUBLISH_AGAIN_S = 30.0
+"""Between two attempts at a version that the broker does not take."""
 GOODBYE_S = 5.0
 
 
@@ -62,13 +65,16 @@ class Session:
         self._opened, self._words, self._reception, self._tell, self._wall = opened, words, reception, tell, wall
         self._topics = words.topics
         self._blob = opened.blob  # the newest committed version
+        self._there: ModelBlob | None = None  # the newest that was read back from the broker
+        self._is_new = False  # the newest version has not been published, or what it replaces not been deleted
+        self._is_missed = asyncio.Event()  # pieces of it are missing; or it is new
+        self._gone: list[ModelRef] = []  # to be deleted from the broker
         words.epoch = max(opened.recovered.epoch + 1, int(wall()))  # for the will; claimed only later
         self._is_up = False
         self._is_leaving = False
         self._leave, self._left = asyncio.Event(), asyncio.Event()
         self._served_by: AggregatorStatus | None = None  # whoever published the retained status that we found
         self._outgoing: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
-        self._to_repair: asyncio.Queue[str | None] = asyncio.Queue()  # None: the newest version is new
         self.bytes_down = 0
         """Of models published, each piece once however many devices fetch it."""
         self.ready = asyncio.Event()
@@ -83,18 +89,18 @@ class Session:
 
     def publish_round(self) -> None:
         """Publish the manifest as it is now."""
-        self.send(*self._words.round(self._blob.ref), retained=True)
+        self.send(*self._words.round((self._there or self._blob).ref), retained=True)
 
     def committed(self, blob: ModelBlob) -> None:
         """A version is the truth: publish it, now or at the next connection, then say `Published`."""
-        self._blob = blob
+        self._blob, self._is_new = blob, True
         self._opened.models[blob.ref.version] = blob.ref
-        self._to_repair.put_nowait(None)
+        self._is_missed.set()
 
     def repair(self, digest: str) -> None:
-        """A device misses pieces of a model: look what is there, publish the rest."""
+        """A device misses pieces of a model: look what is there, publish the rest, once for all who ask meanwhile."""
         if digest == self._blob.ref.digest:
-            self._to_repair.put_nowait(digest)
+            self._is_missed.set()
 
     async def say_goodbye(self) -> None:
         """Let everything leave that was asked for, the last status included; gives up when the link is gone."""
@@ -113,6 +119,7 @@ class Session:
         Raises:
             AlreadyServed: somebody else serves the fleet.
             CredentialsRefused: trying again changes nothing.
+            ConfigError: the broker does not take our models. Once it has, that is waited out like a lost link.
         """
         reconnect = Reconnect(rng, cap_s=LONGEST_WAIT_S)
         while True:
@@ -121,58 +128,73 @@ class Session:
                     await self._serve(connection, reconnect)
                 self._left.set()
                 return
-            except (TransportError, BaseExceptionGroup) as caught:
-                error = leaf_of(caught) if isinstance(caught, BaseExceptionGroup) else caught
-                if not isinstance(error, TransportError):
-                    raise error from caught
+            except TransportError as error:
+                cause = str(error)
+            except ConfigError as error:
+                if isinstance(error, AlreadyServed | CredentialsRefused) or not self.ready.is_set():
+                    raise
+                cause = str(error)
+            self._is_up = False
             wait_s = reconnect.after_failure()
             again = datetime.fromtimestamp(self._wall() + wait_s, UTC).strftime("%H:%M:%S UTC")
-            log.warning("broker_lost", error=str(error), attempt=reconnect.attempts, again_at=again)
-            self._is_up = False
+            log.warning("broker_lost", error=cause, attempt=reconnect.attempts, again_at=again)
             self._tell(BrokerLost())
             await asyncio.sleep(wait_s)
 
     # one connection
 
     async def _serve(self, connection: Connection, reconnect: Reconnect) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._serve_with(group, connection, reconnect)
+        except BaseExceptionGroup as errors:
+            rethrow(errors)
+
+    async def _serve_with(self, group: asyncio.TaskGroup, connection: Connection, reconnect: Reconnect) -> None:
         publisher = Publisher(connection, self._topics, self._opened.run)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._read(connection, publisher), name="session-read")]
-            await connection.subscribe([self._words.status_topic()])
-            await connection.subscribe([self._topics.every_status], qos=0)
-            await connection.subscribe(self._topics.every_device)
-            is_new = not self.ready.is_set() and not self._opened.recovered.n_records
-            await (publisher.publish(self._blob) if is_new else publisher.ensure(self._blob))
-            if not self.ready.is_set():
-                await self._claim()
-            for topic, payload in (self._words.fleet(), self._words.round(self._blob.ref)):
-                await connection.publish(topic, payload, retained=True)
-            while not self._outgoing.empty():  # meant for the connection before
-                self._outgoing.get_nowait()
-                self._outgoing.task_done()
-            self._is_up = True
-            reconnect.progress()
-            self.ready.set()
-            self._tell(BrokerFound())
-            self._tell(Published(version=self._blob.ref.version))
-            for i in range(SENDERS):
-                tasks.append(group.create_task(self._send_out(connection), name=f"session-send-{i}"))
-            tasks.append(group.create_task(self._publish_models(publisher), name="session-models"))
-            tasks.append(group.create_task(self._publish_status(connection), name="session-status"))
-            await self._leave.wait()
-            for task in tasks:
-                task.cancel()
+        tasks = [group.create_task(self._read(connection, publisher), name="session-read")]
+        await connection.subscribe([self._words.status_topic()])
+        await connection.subscribe([self._topics.every_status], qos=0)
+        await connection.subscribe(self._topics.every_device)
+        self._step_back_if_served()  # before anything is published
+        blob = self._blob  # it may be another one by the time that this one is published
+        is_first = not self.ready.is_set() and not self._opened.recovered.n_records
+        await (publisher.publish(blob) if is_first else publisher.ensure(blob))
+        self._there = blob
+        if not self.ready.is_set():
+            await self._claim()
+        for topic, payload in (self._words.fleet(), self._words.round(blob.ref)):
+            await connection.publish(topic, payload, retained=True)
+        while not self._outgoing.empty():  # meant for the connection before
+            self._outgoing.get_nowait()
+            self._outgoing.task_done()
+        self._is_up = True
+        reconnect.progress()
+        self.ready.set()
+        self._tell(BrokerFound())
+        self._tell(Published(version=blob.ref.version))
+        for i in range(SENDERS):
+            tasks.append(group.create_task(self._send_out(connection), name=f"session-send-{i}"))
+        tasks.append(group.create_task(self._publish_models(publisher), name="session-models"))
+        tasks.append(group.create_task(self._publish_status(connection), name="session-status"))
+        await self._leave.wait()
+        for task in tasks:
+            task.cancel()
 
     async def _claim(self) -> None:
         """Take the fleet: with an epoch above all that came before, unless somebody else serves it."""
+        self._step_back_if_served()
         found = self._served_by
-        if found is not None and found.online and found.instance not in self._opened.recovered.instances:
-            raise _served_by(found, self._opened.settings.fleet)
         retained = 0 if found is None else found.epoch
         epoch = max(self._words.epoch, retained + 1)
         await self._opened.journal.append(EpochRecord(epoch=epoch, instance=self._words.instance))
         self._words.epoch = epoch
         log.info("serving", run=self._opened.run, fleet=self._opened.settings.fleet, epoch=epoch)
+
+    def _step_back_if_served(self) -> None:
+        found = self._served_by
+        if found is not None and found.online and found.instance not in self._opened.recovered.instances:
+            raise _served_by(found, self._opened.settings.fleet)
 
     async def _read(self, connection: Connection, publisher: Publisher) -> None:
         own_topic, loop = self._words.status_topic(), asyncio.get_running_loop()
@@ -208,30 +230,38 @@ class Session:
                 self._outgoing.task_done()
 
     async def _publish_models(self, publisher: Publisher) -> None:
+        """Publish what is new or missing; what the broker does not take is tried again, for the round waits for it."""
         while True:
-            digest = await self._to_repair.get()
+            if not self._is_new:
+                await self._is_missed.wait()
+            self._is_missed.clear()
             blob = self._blob
             try:
-                n_missing = await publisher.ensure(blob) if digest else await self._publish_new(publisher, blob)
+                if self._is_new:
+                    await self._publish_new(publisher, blob)
+                else:
+                    n_missing = await publisher.ensure(blob)
+                    log.info("model_repaired", version=blob.ref.version, n_pieces=n_missing)
             except ConfigError as error:
-                log.error("model_not_published", error=str(error))
-                continue
-            if digest:
-                log.info("model_repaired", version=blob.ref.version, n_pieces=n_missing)
+                log.error("model_not_published", error=str(error), again_in_s=PUBLISH_AGAIN_S)
+                await asyncio.sleep(PUBLISH_AGAIN_S)
 
-    async def _publish_new(self, publisher: Publisher, blob: ModelBlob) -> int:
-        await publisher.publish(blob)
-        self.bytes_down += len(blob.data) + len(blob.index_bytes)
+    async def _publish_new(self, publisher: Publisher, blob: ModelBlob) -> None:
+        if blob is not self._there:
+            await publisher.publish(blob)
+            self._there = blob
+            self.bytes_down += len(blob.data) + len(blob.index_bytes)
         self._tell(Published(version=blob.ref.version))
         models = self._opened.models
         live = {lease.record.base_version for lease in self._opened.machine.leases.open()}
-        gone = which_to_delete(list(models.values()), live)
-        for ref in gone:
+        for ref in which_to_delete(list(models.values()), live):
             del models[ref.version]
+            self._gone.append(ref)
             if ref.version in live:
                 self._tell(ModelGone(version=ref.version))
-        await publisher.delete(gone, list(models.values()), len(blob.data))
-        return 0
+        await publisher.delete(self._gone, list(models.values()), len(blob.data))
+        self._gone.clear()
+        self._is_new = blob is not self._blob
 
     async def _publish_status(self, connection: Connection) -> None:
         last: bytes | None = None

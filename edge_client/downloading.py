@@ -15,10 +15,10 @@ import structlog
 from broker.transport import Connection
 from edge_client.fetch_window import MAX_WINDOW, FetchWindow
 from edge_client.model_cache import CachedModel, ModelCache
-from edge_client.task_groups import rethrow
 from shared.blocking import Lane, RunBlocking
 from shared.errors import PeerError
 from shared.messages import ModelRef
+from shared.task_groups import rethrow
 from shared.topics import IndexTopic, ModelTopic, Topics
 from shared.wire import ModelIndex
 

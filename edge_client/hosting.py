@@ -14,9 +14,9 @@ from broker.transport import Transport
 from edge_client.config import EdgeSettings
 from edge_client.device_work import spec_of
 from edge_client.service import EdgeClient
-from edge_client.task_groups import rethrow
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.task import Client, Task
+from shared.task_groups import rethrow
 
 __all__ = ["HostedDevice", "run_many"]
 

@@ -29,13 +29,13 @@ from edge_client.link import Link
 from edge_client.participant_machine import ParticipantMachine
 from edge_client.session import Session
 from edge_client.state_folder import lock_folder
-from edge_client.task_groups import rethrow, spawn
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.errors import TransportError
 from shared.messages import Assignment
 from shared.parameters import ParameterSpec
 from shared.task import Client, Task
+from shared.task_groups import rethrow, spawn
 from shared.topics import CheckInTopic, StatusTopic, Topics
 from shared.wire import encode
 

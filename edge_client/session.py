@@ -19,13 +19,13 @@ from edge_client.device_work import DeviceWork
 from edge_client.downloading import Download
 from edge_client.events import Event
 from edge_client.outgoing import Outgoing, Send
-from edge_client.task_groups import rethrow, spawn
 from edge_client.upload import LinkPace
 from edge_client.uploading import Uploads
 from shared.blocking import Lane
 from shared.chunking import ChunkLayout
 from shared.errors import PeerError, Reason, TransportError
 from shared.messages import Assignment, Control, Fleet, ModelRef, Receipt, Report, Reported, Round
+from shared.task_groups import rethrow, spawn
 from shared.topics import (
     AssignmentTopic,
     ControlTopic,

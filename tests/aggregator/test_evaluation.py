@@ -1,6 +1,7 @@
 """Metrics are summed as they must be, and a task's mistakes are the operator's to read."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from aggregator.evaluation import DeviceReport, TaskEvaluator, central_metrics, federated_metrics
 from shared.blocking import Lane
 from shared.errors import ConfigError
+from shared.messages import WireMetric
 from shared.parameters import ParameterSpec, constants_of
 from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Task, Trained, Work
 
@@ -147,3 +149,34 @@ def test_ratio_summed_over_devices_is_that_of_all_examples(counts: list[tuple[in
     assert summary.value == pytest.approx(right / total)
     own = [min(right, n) / n for n, right in counts]
     assert min(own) - 1e-9 <= summary.value <= max(own) + 1e-9
+
+
+@pytest.mark.parametrize("metric", [1.7e308, (1.7e308, 1.0), (1.0, 1.7e308)])
+def test_numbers_that_are_too_large_together_give_no_metric_and_no_error(metric: WireMetric) -> None:
+    """Each is finite and passes admission: two diverged or hostile devices must not end the run."""
+    reports: list[DeviceReport] = [("a", 1, (("loss", metric),)), ("b", 1, (("loss", metric),))]
+    summary = federated_metrics(reports).get("loss")
+    assert summary is None or math.isfinite(summary.value)
+
+
+def test_opposite_overflows_give_no_metric_and_no_error() -> None:
+    """Plain numbers are weighted by examples, which takes them to both infinities."""
+    reports: list[DeviceReport] = [("a", 2**53 - 1, (("loss", 1e308),)), ("b", 2**53 - 1, (("loss", -1e308),))]
+    assert federated_metrics(reports) == {}
+
+
+class OddTask(MeanTask):
+    """Returns an Evaluated that is none."""
+
+    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
+        """Return fields of other types."""
+        return Evaluated(num_examples=cast(int, "many"), metrics=cast(dict[str, float], None))
+
+
+async def test_fields_of_other_types_are_the_operators_to_read() -> None:
+    """No traceback, and no end of a run that could go on without metrics."""
+    evaluator = TaskEvaluator(OddTask(), inline)
+    model = OddTask().initial_parameters(1)
+    spec = ParameterSpec.of(model)
+    with pytest.raises(ConfigError, match="many"):
+        await evaluator.evaluate(spec.flatten(model.parameters), spec, constants_of(model))

@@ -1,5 +1,6 @@
 """A line a round, readable whatever happened to the file."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,24 @@ def test_plot_of_a_run_is_a_picture_and_of_none_is_none(path: Path) -> None:
     history.round_ended(a_round(1), bytes_up=0, wall_s=WALL_S)
     assert history.plot(path.with_name("history.png"))
     assert RunHistory().rounds == ()
+
+
+def test_disk_that_takes_half_a_line_does_not_spoil_the_next(path: Path) -> None:
+    """What was cut off by a full disk is gone as a whole."""
+    history = History(path)
+    history.round_ended(a_round(1), bytes_up=0, wall_s=WALL_S)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+    try:
+        history.round_ended(a_round(2), bytes_up=0, wall_s=WALL_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    history.round_ended(a_round(3), bytes_up=0, wall_s=WALL_S)
+    assert [each.round_id for each in read_history(path)] == [1, 3]
+
+
+def test_damaged_history_does_not_keep_a_run_from_going_on(path: Path) -> None:
+    """It is a view: the journal decides."""
+    path.write_text("not ours\n")
+    History(path).round_ended(a_round(1), bytes_up=0, wall_s=WALL_S)
+    assert path.read_text().count("\n") == 2

@@ -1,10 +1,12 @@
 """A version is written whole or not at all, and a user gets back the model as it was."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from aggregator.model_store import ModelStore, ServerState, export, warm_start
@@ -188,3 +190,36 @@ def test_warm_start_from_what_is_no_model_is_refused(tmp_path: Path) -> None:
     for name in ("absent", "text"):
         with pytest.raises(ConfigError, match=r"server\.init_from"):
             warm_start(tmp_path / name, spec, {})
+
+
+def test_equal_models_are_exported_as_equal_files(tmp_path: Path) -> None:
+    """Whoever compares the files of two runs of one seed sees that they are one model, of whatever version."""
+    files = []
+    for version in range(8):
+        export(a_state(version), tmp_path / "model.safetensors")
+        files.append((tmp_path / "model.safetensors").read_bytes())
+    assert len(set(files)) == 1
+    with safe_open(tmp_path / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_disk_that_takes_no_more_is_an_os_error(tmp_path: Path) -> None:
+    """Safetensors has an error of its own for it; callers wait for room on an OSError, and the old version stays."""
+    store = ModelStore(tmp_path)
+    store.save(a_state(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            store.save(a_state(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.versions() == [1]
+
+
+def test_copies_that_a_user_made_are_no_versions(tmp_path: Path) -> None:
+    """Only our own names count."""
+    store = ModelStore(tmp_path)
+    copy = store.save(a_state(1)).read_bytes()
+    (tmp_path / "00000001 (copy).safetensors").write_bytes(copy)
+    assert store.versions() == [1]

@@ -3,8 +3,8 @@ from typing import NoReturn
 
 import pytest
 
-from edge_client.task_groups import rethrow, spawn
 from shared.errors import InvalidState, TransportError
+from shared.task_groups import rethrow, spawn
 
 LOST = TransportError("gone")
 
