@@ -6,12 +6,16 @@ Asynchronous tests marked `virtual_time` run on a loop whose clock jumps; all of
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pytest
 import structlog
 from hypothesis import settings
 
 from simulator.virtual_time import VirtualTimeLoop
+
+LONGEST_VIRTUAL_S = 100_000.0
+"""What waits longer waits for ever: pytest-timeout cannot end a loop that is busy, for asyncio catches what it raises."""
 
 # A shared build machine stalls now and then: that is no failure. pytest-timeout ends what really hangs.
 settings.register_profile("fedmq", deadline=None)
@@ -43,5 +47,5 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Choose the event loop of a test."""
     if item.get_closest_marker("virtual_time") or (config.rootpath / "tests" / "integration") in item.path.parents:
-        return {"virtual": VirtualTimeLoop}
+        return {"virtual": partial(VirtualTimeLoop, limit_s=LONGEST_VIRTUAL_S)}
     return {"real": asyncio.new_event_loop}
