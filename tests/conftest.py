@@ -15,7 +15,7 @@ from hypothesis import settings
 from simulator.virtual_time import VirtualTimeLoop
 
 LONGEST_VIRTUAL_S = 100_000.0
-"""What waits longer waits for ever: pytest-timeout cannot end a loop that is busy, for asyncio catches what it raises."""
+"""What waits longer waits for ever; asyncio catches what pytest-timeout raises in a loop that is busy."""
 
 # A shared build machine stalls now and then: that is no failure. pytest-timeout ends what really hangs.
 settings.register_profile("fedmq", deadline=None)
