@@ -11,6 +11,9 @@ from shared.errors import Reason
 
 __all__ = ["Member", "Population"]
 
+MAX_DEVICES = 100_000
+"""Devices that are remembered, so that whoever makes up more names does not fill the memory."""
+
 CHECK_INS_MISSED = 3
 """A device whose newest check-in is older than this many intervals is not asked."""
 
@@ -27,10 +30,11 @@ class Member:
 
 
 class Population:
-    """Every device that has checked in since the aggregator started."""
+    """The devices that have checked in since the aggregator started; past `max_devices` the stalest is forgotten."""
 
-    def __init__(self) -> None:
-        self._members: dict[str, Member] = {}
+    def __init__(self, max_devices: int = MAX_DEVICES) -> None:
+        self._max_devices = max_devices
+        self._members: dict[str, Member] = {}  # oldest check-in first
         self._waiting: OrderedDict[str, Member] = OrderedDict()  # oldest check-in first
         self._barred: dict[str, int] = {}  # device -> the round in which it failed or was rejected
 
@@ -43,9 +47,14 @@ class Population:
 
     def check_in(self, device: str, now: float, *, refusal: Reason | None, detail: str = "") -> None:
         """Note that a device is there; without a refusal it waits for work from now on."""
-        member = self._members.get(device)
+        member = self._members.pop(device, None)
         if member is None:
-            member = self._members[device] = Member(now)
+            if len(self._members) >= self._max_devices:
+                stalest = next(iter(self._members))
+                self.assigned(stalest)
+                del self._members[stalest]
+            member = Member(now)
+        self._members[device] = member
         member.checked_in_at, member.refusal, member.detail, member.is_online = now, refusal, detail, True
         self._waiting.pop(device, None)
         member.is_waiting = refusal is None

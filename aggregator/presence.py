@@ -13,6 +13,8 @@ CLONE_WINDOW_S = 60.0
 RETURNS = 2
 """A boot that comes back so often within the window is another device; once may be a message long under way."""
 BOOTS_REMEMBERED = 4
+MAX_DEVICES = 100_000
+"""Names that are remembered, so that whoever makes up more of them does not fill the memory."""
 
 
 @dataclass(slots=True)
@@ -31,10 +33,14 @@ class Presence:
 
 
 class Presences:
-    """The newest connection of every device."""
+    """The newest connection of every device; past `max_devices` the one that was silent longest is forgotten."""
 
-    def __init__(self) -> None:
-        self._newest: dict[str, Presence] = {}
+    def __init__(self, max_devices: int = MAX_DEVICES) -> None:
+        self._max_devices = max_devices
+        self._newest: dict[str, Presence] = {}  # whoever spoke last stands last
+
+    def __len__(self) -> int:
+        return len(self._newest)
 
     def __getitem__(self, device: str) -> Presence:
         return self._newest[device]
@@ -45,10 +51,13 @@ class Presences:
         Boots have no order: another boot is the newer one, unless it only says goodbye, for that is what the will of
         an old one does.
         """
-        newest = self._newest.get(device)
+        newest = self._newest.pop(device, None)
         if newest is None:
+            if len(self._newest) >= self._max_devices:
+                del self._newest[next(iter(self._newest))]
             self._newest[device] = Presence(boot, connection)
             return False
+        self._newest[device] = newest
         if newest.boot == boot:
             is_older = connection < newest.connection
             newest.connection = max(newest.connection, connection)

@@ -221,8 +221,11 @@ class DeviceWork:
         )
 
     def _settle(self, settle: Settle) -> None:
-        if settle.outcome is Outcome.ACCEPTED:
-            self._state.accept(settle.lease)
-        else:
-            self._state.roll_back(settle.lease)
+        try:
+            if settle.outcome is Outcome.ACCEPTED:
+                self._state.accept(settle.lease)
+            else:
+                self._state.roll_back(settle.lease)
+        except OSError as error:
+            self._log.error("local_state_not_kept", lease=settle.lease, cause=str(error))
         self.outbox.conclude(settle.lease)

@@ -165,12 +165,17 @@ class ModelCache:
         return cached
 
     def make_room(self, in_use: CachedModel) -> None:
-        """Delete models of the past until all fit into the quota. Touches the disk."""
+        """Delete models of the past until all fit into the quota; what cannot be deleted stays. Touches the disk."""
         index = in_use.index
         if index is None:
             raise InvalidState("room for a model of unknown size")
-        total = index.size
-        others = [path for path in self._folder.iterdir() if path.is_dir() and path.name != in_use.model.digest]
+        try:
+            self._delete_oldest(index.size, in_use.model.digest)
+        except OSError as error:
+            self._log.warning("models_not_dropped", cause=str(error), folder=str(self._folder))
+
+    def _delete_oldest(self, total: int, in_use: str) -> None:
+        others = [path for path in self._folder.iterdir() if path.is_dir() and path.name != in_use]
         for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             total += sum(file.stat().st_size for file in path.iterdir())
             if total > self._quota_bytes:

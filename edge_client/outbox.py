@@ -171,8 +171,11 @@ class Outbox:
         self._entries.pop(lease, None)
         self._in_memory.pop(lease, None)
         path = self._path(lease)
-        if path.exists():
-            path.replace(path.with_suffix(".damaged"))
+        try:
+            if path.exists():
+                path.replace(path.with_suffix(".damaged"))
+        except OSError as error:
+            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._folder))
 
     def _make_room(self, *, keep: str) -> list[str]:
         dropped: list[str] = []
@@ -190,9 +193,13 @@ class Outbox:
         return dropped
 
     def _delete(self, lease: str) -> None:
-        if self._entries.pop(lease, None) is not None and self._in_memory.pop(lease, None) is None:
+        if self._entries.pop(lease, None) is None or self._in_memory.pop(lease, None) is not None:
+            return
+        try:
             self._path(lease).unlink(missing_ok=True)
             sync_folder(self._folder)
+        except OSError as error:  # the next start tries again
+            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._folder))
 
     def _path(self, lease: str) -> Path:
         return self._folder / f"{lease}{_SUFFIX}"

@@ -114,7 +114,9 @@ def carry_out(
         else:
             finished = _train(order, task, client, vector, spec, state(), gate)
     except TrainingCancelled:
-        return None
+        if not gate.is_cancelled:  # the task's own idea: without a report the device would wait for ever
+            detail = "the task raised TrainingCancelled, and nobody had cancelled it"
+            finished = _failed(order, client, gate, Reason.TRAINING, detail, name="TrainingCancelled")
     except PeerError as error:
         finished = _failed(order, client, gate, error.reason, str(error))
     # a user's task may raise anything, even SystemExit: it is reported, and the device lives on

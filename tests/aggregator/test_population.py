@@ -68,3 +68,14 @@ def test_barred_device_is_left_out_of_its_round_only() -> None:
     assert waiting(population, round_id=None) == ["a"]
     population.forget_barred()
     assert waiting(population, round_id=1) == ["a"]
+
+
+def test_names_that_somebody_makes_up_do_not_fill_the_memory() -> None:
+    """The stalest is forgotten, and no longer asked."""
+    population = Population(max_devices=3)
+    for i, device in enumerate(["a", "b", "c", "a", "d"]):
+        population.check_in(device, float(i), refusal=None)
+    assert len(population) == 3
+    assert waiting(population) == ["c", "a", "d"]
+    population.offline("b")
+    assert population.get("b") is None

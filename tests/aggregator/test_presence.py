@@ -44,3 +44,13 @@ def test_is_cloned_after_one_message_that_was_long_under_way_is_false() -> None:
     for now, boot in enumerate("aba"):
         presences.is_stale("pi", boot, 1, float(now))
     assert not presences.is_cloned("pi", 2.0)
+
+
+def test_names_that_somebody_makes_up_do_not_fill_the_memory() -> None:
+    """Whoever was silent longest is forgotten first."""
+    presences = Presences(max_devices=3)
+    for device in ("a", "b", "c", "a", "d", "e"):
+        assert not presences.is_stale(device, "boot", 1, 0.0)
+    assert len(presences) == 3
+    assert presences.is_stale("a", "boot", 0, 0.0)
+    assert not presences.is_stale("b", "boot", 0, 0.0)

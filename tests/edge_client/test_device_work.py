@@ -121,3 +121,18 @@ def test_unopened_work_has_no_spec(tmp_path: Path) -> None:
     client = Client(id=ClientId("pi"))
     with pytest.raises(InvalidState):
         _ = DeviceWork(EdgeSettings(folder=tmp_path), AddOne(), client, Direct()).spec
+
+
+async def test_disk_that_does_not_do_as_it_is_told_does_not_end_the_device(tmp_path: Path) -> None:
+    """State that cannot become current and a report that cannot be deleted: the outcome is final all the same."""
+    work = await opened(tmp_path, AddOne(5000, state=True))
+    await work.work(ORDER)
+    folder = EdgeSettings(folder=tmp_path).state_folder(ClientId("pi"))
+    (folder / "state" / f"{ORDER.run}.safetensors" / "in the way").mkdir(parents=True)
+    report = folder / "outbox" / f"{lease(1)}.report"
+    report.unlink()
+    report.mkdir()
+    await work.settle(Settle(lease=lease(1), outcome=Outcome.ACCEPTED))
+    assert work.held() == []
+    assert work.outbox.finals == [lease(1)]
+    assert await work.work(ORDER.model_copy(update={"lease": lease(2)})) == []

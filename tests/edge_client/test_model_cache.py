@@ -138,3 +138,14 @@ def test_quota_drops_the_model_used_longest_ago(tmp_path: Path) -> None:
     assert [(tmp_path / model.ref.digest).exists() for model in models] == [True, False, True]
     ModelCache(tmp_path, 1).make_room(cached)
     assert [(tmp_path / model.ref.digest).exists() for model in models] == [False, False, True]
+
+
+def test_model_that_cannot_be_deleted_stays(tmp_path: Path) -> None:
+    """A cache over its quota is better than a device that ends."""
+    model, cache = Published(), ModelCache(tmp_path, 1)
+    cached = cache.open(model.ref)
+    model.fill(cached)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "link").symlink_to(tmp_path / "nowhere")
+    cache.make_room(cached)
+    assert cached.is_whole

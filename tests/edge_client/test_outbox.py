@@ -177,3 +177,13 @@ def test_lease_is_put_once(tmp_path: Path) -> None:
     put(outbox, 1)
     with pytest.raises(InvalidState):
         put(outbox, 1)
+
+
+def test_entry_that_cannot_be_set_aside_is_forgotten(tmp_path: Path) -> None:
+    """It is not offered again in this life, and the device lives on."""
+    outbox = an_outbox(tmp_path)
+    put(outbox, 1)
+    aside = tmp_path / "outbox" / f"{lease(1)}.damaged" / "in the way"
+    aside.mkdir(parents=True)
+    outbox.drop(lease(1))
+    assert outbox.entries == []

@@ -212,3 +212,12 @@ def test_gate_shows_how_far_it_is() -> None:
     assert gate.fraction == 1.0
     gate(1, 0)
     assert gate.fraction == 0.0
+
+
+def test_task_that_gives_up_by_itself_is_a_failed_report() -> None:
+    """Nobody had cancelled it: whoever waits for a report gets one, and the device goes on."""
+
+    def train(parameters: Arrays, work: Work) -> Trained:
+        raise TrainingCancelled
+
+    assert finished(scripted(train)).report.error == "TrainingCancelled"
