@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from broker.config import BrokerSettings
 from shared.codecs import CODECS
 from shared.topics import NAME
-from shared.wire_fields import Options
+from shared.wire_fields import MAX_EXAMPLES, Options
 
 __all__ = [
     "EvaluationSettings",
@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""What the messages that name it allow."""
 
 
 class _Section(BaseModel):
@@ -38,8 +39,8 @@ class _Section(BaseModel):
 class Window(_Section):
     """A range of seconds, `{ min = 5, max = 60 }`."""
 
-    min: Positive
-    max: Positive
+    min: Seconds
+    max: Seconds
 
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:
@@ -52,7 +53,7 @@ class RoundSettings(_Section):
     """When a round is enough."""
 
     mode: Literal["sync"] = Field("sync", description="sync: the round waits for its goal, its quorum or its deadline")
-    report_goal: int = Field(ge=1, description="reports that close the round")
+    report_goal: int = Field(ge=1, le=1_000_000, description="reports that close the round")
     over_selection: float = Field(1.3, ge=1, le=10, description="invitations per report wanted, to survive drop-outs")
     quorum: float = Field(0.8, gt=0, le=1, description="least share of the goal that may commit at the deadline")
     window_s: Window = Field(
@@ -64,6 +65,7 @@ class RoundSettings(_Section):
     lease_s: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         description="seconds a device may go without progress before its place is refilled; default: the window",
     )
 
@@ -77,10 +79,12 @@ class TrainingSettings(_Section):
     """What a device is asked to do."""
 
     algorithm: Literal["fedavg", "fedsgd"] = Field("fedavg", description="fedsgd: one gradient over all its examples")
-    epochs: int | None = Field(None, ge=1, description="passes over a device's data; this or max_steps; default 1")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps; this or epochs")
-    max_seconds: float | None = Field(None, gt=0, description="training ends after that many seconds, finished or not")
-    batch_size: int | None = Field(None, ge=1, description="examples a step; unset: full batch")
+    epochs: int | None = Field(
+        None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
+    )
+    max_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps; this or epochs")
+    max_seconds: Seconds | None = Field(None, description="training ends after that many seconds, finished or not")
+    batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
     codec: str = Field("float32", description="how updates are encoded")
@@ -130,7 +134,7 @@ class EvaluationSettings(_Section):
 
     central_every: int = Field(1, ge=0, description="versions between central evaluations; 0: never")
     federated_every: int = Field(0, ge=0, description="versions between evaluations on devices; 0: never")
-    window_s: float = Field(60, gt=0, description="seconds devices have to evaluate")
+    window_s: Seconds = Field(60, description="seconds devices have to evaluate")
     devices: int = Field(20, ge=1, description="most devices asked for a federated evaluation")
 
 
@@ -162,11 +166,15 @@ class TransferSettings(_Section):
         122_880, ge=4096, le=262_144, description="120 KiB: fastest, and under public brokers' limits"
     )
     inline_bytes: int = Field(32_768, ge=0, le=262_144, description="updates up to this travel in the report itself")
-    check_in_interval_s: float = Field(30, gt=0, description="while idle; grows to population / 10 s")
-    reconnect_window_s: float = Field(10, ge=0, description="devices return within this many seconds, spread uniformly")
+    check_in_interval_s: Seconds = Field(30, description="while idle; grows to population / 10 s")
+    reconnect_window_s: float = Field(
+        10, ge=0, le=1e9, description="devices return within this many seconds, spread uniformly"
+    )
     granted_bytes: int = Field(32 * 2**20, ge=262_144, description="chunks asked for and not arrived, over all uploads")
     granted_chunks: int = Field(500, ge=1, description="the same in chunks: stays under the broker's queue")
-    max_update_bytes: int | None = Field(None, ge=1, description="largest update; default: what the codec gives")
+    max_update_bytes: int | None = Field(
+        None, ge=1, le=MAX_EXAMPLES, description="largest update; default: what the codec gives"
+    )
     messages_per_s: float = Field(
         5, gt=0, description="of one device, with bursts of ten times that; chunks do not count"
     )

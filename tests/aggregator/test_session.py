@@ -1,0 +1,229 @@
+"""The aggregator's link in virtual time: who serves a fleet, and what lies on the broker whatever happens to it."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from aggregator.config import Settings
+from aggregator.service import Aggregator, RunResult
+from broker.transport import Transport, Will
+from shared.errors import AlreadyServed, CredentialsRefused
+from shared.messages import AggregatorStatus, Fleet, ModelRef, Round, RoundState
+from shared.topics import Topics
+from shared.wire import decode, encode_json
+from simulator.fleet import AGGREGATOR, WALL_START_S
+from simulator.fleet import Fleet as SimulatedFleet
+from simulator.inline_blocking import InlineBlocking
+from tests.integration.linear import LinearTask, some_settings
+
+pytestmark = pytest.mark.virtual_time
+
+
+def a_run(folder: Path, **tables: Any) -> Settings:
+    """Return settings of two rounds of three devices."""
+    knobs = {"report_goal": 3, "over_selection": 1.0, "quorum": 1.0}
+    return some_settings(folder, **{"round": knobs, "stop": {"rounds": 2}, **tables})
+
+
+def a_fleet(folder: Path, **tables: Any) -> SimulatedFleet:
+    """Return a fleet that nobody serves yet."""
+    return SimulatedFleet(a_run(folder, **tables), LinearTask(padding=3000), folder)
+
+
+def another(fleet: SimulatedFleet, settings: Settings) -> Aggregator:
+    """Return a second aggregator on the same broker."""
+    loop = asyncio.get_running_loop()
+    return Aggregator(
+        settings,
+        LinearTask(),
+        fleet.broker.transport("aggregator-2"),
+        run_blocking=InlineBlocking(Random(2)),
+        rng=Random(2),
+        wall=lambda: WALL_START_S + loop.time(),
+    )
+
+
+def status_of(fleet: SimulatedFleet) -> AggregatorStatus:
+    """Return the retained status."""
+    assert fleet.status is not None
+    return fleet.status
+
+
+async def serving(fleet: SimulatedFleet) -> AggregatorStatus:
+    """Start the aggregator, and wait until it serves."""
+    fleet.start_aggregator()
+    await fleet.until(lambda: fleet.status is not None and fleet.status.online)
+    return status_of(fleet)
+
+
+async def say(transport: Transport, status: AggregatorStatus, topics: Topics) -> None:
+    """Publish a status as another aggregator would."""
+    async with transport.connect(will=Will(topics.root, b"", retained=False)) as connection:
+        topic = f"{topics.root}/aggregator/status"
+        await connection.publish(topic, encode_json(status), retained=True)
+
+
+def retained(fleet: SimulatedFleet, below: str) -> dict[str, bytes]:
+    """Return what is retained below a topic of the fleet."""
+    prefix = f"{fleet.topics.root}/{below}"
+    return {topic: payload for topic, payload in fleet.broker.retained.items() if topic.startswith(prefix)}
+
+
+def manifest_of(fleet: SimulatedFleet) -> Round:
+    """Return the manifest on the broker."""
+    return decode(Round, fleet.broker.retained[f"{fleet.topics.root}/run/test/round"])
+
+
+def assert_published(fleet: SimulatedFleet, model: ModelRef) -> None:
+    """Limits, manifest, every piece of the index and of the model are there."""
+    limits = decode(Fleet, fleet.broker.retained[f"{fleet.topics.root}/fleet"])
+    assert limits.run == "test"
+    assert len(retained(fleet, f"run/test/index/{model.digest}/")) >= 1
+    assert sum(map(len, retained(fleet, f"run/test/model/{model.digest}/").values())) == 4 * 3008
+
+
+async def test_first_model_is_published_before_anybody_comes(tmp_path: Path) -> None:
+    """Limits, model and manifest; nobody is needed for that."""
+    async with a_fleet(tmp_path) as fleet:
+        status = await serving(fleet)
+        assert (status.phase, status.version) == ("waiting", 0)
+        assert_published(fleet, manifest_of(fleet).model)
+
+
+@pytest.mark.parametrize("run", ["test", "other"])
+async def test_second_aggregator_on_a_fleet_steps_back_naming_the_first(tmp_path: Path, run: str) -> None:
+    """From another folder, whether it is the same run or not; it publishes nothing, the first serves on."""
+    async with a_fleet(tmp_path) as fleet:
+        first = await serving(fleet)
+        before = dict(fleet.broker.retained)
+        settings = a_run(tmp_path / "elsewhere").model_copy(update={"run": run})
+        with pytest.raises(AlreadyServed, match=first.instance) as caught:
+            await another(fleet, settings).run()
+        assert caught.value.exit_code == 4
+        await asyncio.sleep(5.0)
+        assert status_of(fleet).instance == first.instance
+        assert status_of(fleet).online
+        assert retained(fleet, "run/") == {t: p for t, p in before.items() if "/run/" in t}
+
+
+async def test_aggregator_that_sees_a_higher_epoch_exits_naming_it(tmp_path: Path) -> None:
+    """Two that claimed at once: the one with the lower epoch leaves."""
+    async with a_fleet(tmp_path) as fleet:
+        ended = asyncio.ensure_future(another(fleet, fleet.settings).run())
+        await fleet.until(lambda: fleet.status is not None and fleet.status.online)
+        ours = status_of(fleet)
+        higher = ours.model_copy(update={"epoch": ours.epoch + 1, "instance": "usurper"})
+        await say(fleet.broker.transport("other"), higher, fleet.topics)
+        with pytest.raises(AlreadyServed, match="usurper"):
+            await ended
+
+
+@pytest.mark.parametrize("is_online", [True, False])
+async def test_aggregator_that_sees_a_lower_epoch_says_again_who_serves(tmp_path: Path, is_online: bool) -> None:
+    """An older one that still talks, or its will, does not stay on the broker."""
+    async with a_fleet(tmp_path) as fleet:
+        ours = await serving(fleet)
+        lower = ours.model_copy(update={"epoch": ours.epoch - 1, "instance": "older", "online": is_online})
+        await say(fleet.broker.transport("other"), lower, fleet.topics)
+        await asyncio.sleep(2.0)
+        assert (status_of(fleet).instance, status_of(fleet).online) == (ours.instance, True)
+
+
+async def test_status_goes_offline_when_the_aggregator_dies_and_its_next_life_claims_above(tmp_path: Path) -> None:
+    """The will speaks for the dead, with its epoch; the same run is nobody else's."""
+    async with a_fleet(tmp_path) as fleet:
+        first = await serving(fleet)
+        await fleet.kill(AGGREGATOR)
+        await asyncio.sleep(1.0)
+        assert (status_of(fleet).online, status_of(fleet).instance) == (False, first.instance)
+        assert status_of(fleet).epoch == first.epoch
+        second = await serving(fleet)
+        assert second.epoch > first.epoch
+        assert second.instance != first.instance
+
+
+async def test_own_status_that_a_dead_life_left_online_is_no_other_aggregator(tmp_path: Path) -> None:
+    """The broker never noticed its death: the next life of the same run serves all the same."""
+    async with a_fleet(tmp_path) as fleet:
+        first = await serving(fleet)
+        await fleet.kill(AGGREGATOR)
+        await say(fleet.broker.transport("ghost"), first, fleet.topics)
+        second = await serving(fleet)
+        await fleet.until(lambda: status_of(fleet).instance != first.instance)
+        assert status_of(fleet).epoch > second.epoch - 1
+
+
+async def test_clean_end_is_the_last_word(tmp_path: Path) -> None:
+    """The retained status says finished and offline, not what the will would have said; the manifest is finished."""
+    async with a_fleet(tmp_path) as fleet:
+        fleet.start_aggregator()
+        for i in range(3):
+            fleet.add(f"d{i}")
+        result: RunResult = await fleet.result()
+        await asyncio.sleep(1.0)
+        status = status_of(fleet)
+        assert (status.online, status.phase, status.version) == (False, "finished", 2)
+        assert manifest_of(fleet).state is RoundState.FINISHED
+        assert result.bytes_down >= 2 * 4 * 3008
+        assert_published(fleet, manifest_of(fleet).model)
+
+
+async def test_broker_that_forgot_everything_gets_everything_again(tmp_path: Path) -> None:
+    """Limits, status, manifest and every piece of the model, with the same epoch."""
+    async with a_fleet(tmp_path) as fleet:
+        status = await serving(fleet)
+        model = manifest_of(fleet).model
+        fleet.broker.restart()
+        await fleet.until(lambda: fleet.status is not None)
+        assert_published(fleet, model)
+        assert (status_of(fleet).epoch, status_of(fleet).instance) == (status.epoch, status.instance)
+
+
+async def test_missing_piece_is_published_again_and_nothing_else(tmp_path: Path) -> None:
+    """A broker that lost one chunk: reading back finds it at the next connection."""
+    async with a_fleet(tmp_path) as fleet:
+        await serving(fleet)
+        model = manifest_of(fleet).model
+        lost = f"{fleet.topics.root}/run/test/model/{model.digest}/1"
+        del fleet.broker._retained[lost]
+        fleet.broker.cut(AGGREGATOR)
+        await fleet.until(lambda: lost in fleet.broker.retained)
+        assert_published(fleet, model)
+
+
+async def test_old_models_leave_the_broker(tmp_path: Path) -> None:
+    """After six versions there are the last three, and no fourth."""
+    async with a_fleet(tmp_path, stop={"rounds": 6}) as fleet:
+        fleet.start_aggregator()
+        for i in range(3):
+            fleet.add(f"d{i}")
+        await fleet.result()
+        digests = {topic.split("/")[6] for topic in retained(fleet, "run/test/model/")}
+        assert len(digests) == 3
+        assert manifest_of(fleet).model.digest in digests
+
+
+async def test_refused_credentials_end_the_run_at_once(tmp_path: Path) -> None:
+    """Trying again changes nothing."""
+    async with a_fleet(tmp_path) as fleet:
+        fleet.broker.refuse("aggregator-2")
+        with pytest.raises(CredentialsRefused) as caught:
+            await another(fleet, fleet.settings).run()
+        assert caught.value.exit_code == 3
+
+
+async def test_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """An hour long, knocking now and then; then it serves, and no round lost a second."""
+    async with a_fleet(tmp_path) as fleet:
+        fleet.broker.stop()
+        fleet.start_aggregator()
+        await asyncio.sleep(3600.0)
+        assert fleet.is_running(AGGREGATOR)
+        fleet.broker.start()
+        began = asyncio.get_running_loop().time()
+        await fleet.until(lambda: fleet.status is not None and fleet.status.online)
+        assert asyncio.get_running_loop().time() - began < 12.0
+        assert status_of(fleet).phase == "waiting"
