@@ -338,7 +338,7 @@ def a_world(seed: int, *, is_lagging: bool) -> World:
     return World(seed, settings, is_lagging=is_lagging)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(14))
 def test_random_schedules_keep_the_invariants(seed: int) -> None:
     """4,000 events: the books balance, nothing counts twice, every version has its quorum, and it comes to rest."""
     world = a_world(seed, is_lagging=bool(seed % 2))

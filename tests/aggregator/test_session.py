@@ -22,6 +22,12 @@ from tests.integration.linear import LinearTask, some_settings
 pytestmark = pytest.mark.virtual_time
 
 
+@pytest.fixture(autouse=True)
+async def _without_debug() -> None:
+    """Asyncio's debug mode would take four times as long."""
+    asyncio.get_running_loop().set_debug(False)
+
+
 def a_run(folder: Path, **tables: Any) -> Settings:
     """Return settings of two rounds of three devices."""
     knobs = {"report_goal": 3, "over_selection": 1.0, "quorum": 1.0}
