@@ -46,6 +46,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Choose the event loop of a test."""
-    if item.get_closest_marker("virtual_time") or (config.rootpath / "tests" / "integration") in item.path.parents:
-        return {"virtual": partial(VirtualTimeLoop, limit_s=LONGEST_VIRTUAL_S)}
+    marker = item.get_closest_marker("virtual_time")
+    if marker or (config.rootpath / "tests" / "integration") in item.path.parents:
+        limit_s = marker.kwargs.get("limit_s", LONGEST_VIRTUAL_S) if marker else LONGEST_VIRTUAL_S
+        return {"virtual": partial(VirtualTimeLoop, limit_s=limit_s)}
     return {"real": asyncio.new_event_loop}

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import time
 from itertools import count
 
@@ -7,7 +8,7 @@ import pytest
 from shared.errors import InvalidState
 from simulator.virtual_time import VirtualTimeLoop, run_in_virtual_time
 
-pytestmark = pytest.mark.virtual_time
+pytestmark = pytest.mark.virtual_time(limit_s=math.inf)
 
 YEAR_S = 365 * 24 * 3600.0
 
