@@ -124,8 +124,12 @@ class HeldReports:
         else:
             schedule.offer_at = now + self._rng.uniform(retry_s.min, max(retry_s.min, retry_s.max))
 
+    def offer_within(self, lease: str, now: float, window_s: float) -> None:
+        """Let a report be offered at a random instant of a window."""
+        self._schedules[lease].offer_at = now + self._rng.uniform(0.0, window_s)
+
     def serve(self, run: str) -> list[str]:
-        """Another run is served: park what is not of it, and return what is to be offered now."""
+        """Somebody serves this run: park what is not of it, and return what was parked and is to be offered."""
         self._served = run
         wanted: list[str] = []
         for lease, schedule in self._schedules.items():

@@ -171,17 +171,20 @@ class ParticipantMachine:
     # what everybody is told
 
     def _on_fleet(self, fleet: Fleet, now: float, *, retained: bool) -> None:
-        if not self._presence.follow(fleet, now, retained=retained):
+        is_other = self._presence.follow(fleet, now, retained=retained)
+        if is_other is None or (retained and not is_other):
             return
-        if self._presence.is_connected:
+        if is_other and self._presence.is_connected:
             self._commands.append(events.FollowRun(fleet.run))
         wanted = self._held.serve(fleet.run)
         if self._phase is Phase.FETCHING and self._live and self._live.run != fleet.run:
             self._set_aside(now)
         self._notice_parked(now)
-        if self._presence.is_connected:
-            for lease in wanted:
+        for lease in wanted if self._presence.is_connected else ():
+            if is_other:
                 self._offer(lease, now)
+            else:  # the aggregator is back on its link: all devices hear it at once
+                self._held.offer_within(lease, now, fleet.reconnect_window_s)
 
     def _on_round(self, manifest: Round, now: float, *, retained: bool) -> None:
         if self._presence.is_stale(manifest.epoch, now, retained=retained, answers_us=False):

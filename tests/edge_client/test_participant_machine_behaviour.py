@@ -271,6 +271,24 @@ def test_report_of_another_run_is_parked_and_offered_when_its_run_is_served() ->
     assert Offer(lease(1)) in commands
 
 
+def test_parked_report_is_offered_when_the_aggregator_is_back() -> None:
+    """It publishes `fleet` at each of its connections: nobody waits for an hour because its link was away."""
+    driven = reporting()
+    driven(events.FleetSeen(a_fleet(), retained=True))
+    while driven.phase is Phase.REPORTING:
+        deadline = driven.machine.deadline
+        assert deadline is not None
+        driven(events.DeadlinePassed(), after_s=deadline - driven.now)
+    assert "Offer" not in of_kind(driven(events.FleetSeen(a_fleet())))
+    back_at = driven.now
+    commands: list[Command] = []
+    while "Offer" not in of_kind(commands):
+        deadline = driven.machine.deadline
+        assert deadline is not None
+        commands = driven(events.DeadlinePassed(), after_s=deadline - driven.now)
+    assert driven.now - back_at <= a_fleet().reconnect_window_s
+
+
 # the end of a run
 
 

@@ -63,7 +63,7 @@ async def test_version_that_the_broker_does_not_take_is_published_once_it_does(t
 
 
 async def test_limit_that_changes_while_the_run_is_served_does_not_end_it(tmp_path: Path) -> None:
-    """At a reconnect it is waited out like a lost link; only a start refuses it."""
+    """At a reconnect it is waited out like a lost link; only a start refuses it. Parked reports come soon."""
     settings = some_settings(tmp_path, stop={"rounds": 2})
     async with Fleet(settings, LinearTask(), tmp_path) as fleet:
         await _begin(fleet, 6)
@@ -72,7 +72,8 @@ async def test_limit_that_changes_while_the_run_is_served_does_not_end_it(tmp_pa
         await asyncio.sleep(300.0)
         assert fleet.is_running(AGGREGATOR)
         fleet.broker.faults = Faults()
-        assert (await fleet.result()).version == 2
+        async with asyncio.timeout(180.0):
+            assert (await fleet.result()).version == 2
 
 
 @pytest.mark.parametrize("turns", range(8))
