@@ -1,4 +1,4 @@
-"""The engine, exhaustively: every event, about every lease, in every phase."""
+"""The engine, exhaustively: every event, about a lease in every state, in every phase."""
 
 from collections.abc import Callable
 
@@ -102,9 +102,9 @@ SITUATIONS = {
 
 
 def everything_that_may_happen(engine: Engine) -> list[ev.Event]:
-    """Return every event that devices, disk, broker and operator can cause, about every lease there is."""
+    """Return every event that devices, disk, broker and operator can cause, about a lease in every state."""
     machine = engine.machine
-    names = {name for name, _ in _all_leases(engine)}
+    names = {(machine.leases[name].record.kind, state): name for name, state in _all_leases(engine)}.values()
     found: list[ev.Event] = [
         ev.CheckedIn(device="new"),
         ev.CheckedIn(device="new", refusal=Reason.SPEC, detail="another model"),

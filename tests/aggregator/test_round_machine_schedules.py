@@ -22,7 +22,7 @@ from shared.messages import Kind, Outcome
 from tests.aggregator.builders import DIGEST, a_machine, a_verdict, some_settings
 
 DEVICES = [f"d{i}" for i in range(12)]
-N_EVENTS = 4000
+N_EVENTS = 3000
 
 
 class World:
@@ -340,7 +340,7 @@ def a_world(seed: int, *, is_lagging: bool) -> World:
 
 @pytest.mark.parametrize("seed", range(14))
 def test_random_schedules_keep_the_invariants(seed: int) -> None:
-    """4,000 events: the books balance, nothing counts twice, every version has its quorum, and it comes to rest."""
+    """3,000 events: the books balance, nothing counts twice, every version has its quorum, and it comes to rest."""
     world = a_world(seed, is_lagging=bool(seed % 2))
     for i in range(N_EVENTS):
         world.step()
@@ -361,7 +361,7 @@ def test_random_schedules_keep_the_invariants(seed: int) -> None:
 def test_every_prefix_of_a_journal_gives_the_same_books(seed: int) -> None:
     """Killed after any row, a restart finds tally, leases, version and stopping as they were decided."""
     world = a_world(seed, is_lagging=False)
-    for _ in range(N_EVENTS // 10):
+    for _ in range(N_EVENTS // 8):
         world.step()
     n_compared = 0
     for n in range(len(world.durable) + 1):
