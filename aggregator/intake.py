@@ -63,6 +63,8 @@ class Intake:
         # bounded by the grants and, for offers, by each device's message rate
         self._disk: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
         self._checks: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
+        self.unwritten_bytes = 0
+        """Of chunks that have arrived and wait for the disk."""
         self.changed = asyncio.Event()
         """Set whenever there may be something to grant."""
 
@@ -98,7 +100,10 @@ class Intake:
         Raises:
             PeerError: it was never asked for (`chunk`).
         """
+        if self.unwritten_bytes >= self._uploads.max_bytes and not self._uploads.is_granted(lease, index):
+            return  # nobody asked for it, and the memory for it is spent: it will be asked for later
         if self._uploads.arrive(lease, index, len(payload), now):
+            self.unwritten_bytes += len(payload)
             self._disk.put_nowait((lease, partial(self._write, lease, index, payload)))
         self.changed.set()
 
@@ -153,9 +158,13 @@ class Intake:
         self.changed.set()
 
     async def _write(self, lease: str, index: int, payload: bytes) -> None:
-        if self._uploads.get(lease) is None:
-            return
-        await self._run_blocking(Lane.DISK, partial(self._part_files.write, lease, index, payload))
+        try:
+            if self._uploads.get(lease) is None:
+                return
+            await self._run_blocking(Lane.DISK, partial(self._part_files.write, lease, index, payload))
+        finally:
+            self.unwritten_bytes -= len(payload)
+            self.changed.set()
         self._check_if_whole(lease)
 
     def _check_if_whole(self, lease: str) -> None:

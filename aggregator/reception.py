@@ -29,6 +29,8 @@ __all__ = ["Reception"]
 
 log = structlog.get_logger(__name__)
 
+_FAILURES = {str(reason): reason for reason in (Reason.NOT_FINITE, Reason.RESULT, Reason.SPEC)}
+"""What a device may name instead of the exception that its task raised."""
 _ABOUT_THE_UPDATE = frozenset(
     {
         Reason.MALFORMED,
@@ -116,7 +118,8 @@ class Reception:
         check_report(report, lease, run=self._run, codec=codec, n_params=self._spec.n_params)
         match report.outcome:
             case Reported.FAILED:
-                reason = Reason.NOT_FINITE if report.error == Reason.NOT_FINITE else Reason.TRAINING
+                reason = _FAILURES.get(report.error, Reason.TRAINING)
+                log.info("training_failed", device=device, lease=name, reason=str(reason), error=report.error)
                 self._tell(Failed(device=device, lease=name, reason=reason, detail=report.error))
             case Reported.EVALUATED:
                 self._tell(

@@ -336,7 +336,7 @@ class _Serving:
         """Grant chunks as the budget allows, when something arrived and when nothing does."""
         while True:
             self._intake.changed.clear()
-            for grant in self._uploads.grants(self._now()):
+            for grant in self._uploads.grants(self._now(), unwritten_bytes=self._intake.unwritten_bytes):
                 self._session.send(*self._words.grant(self._machine.leases[grant.lease].record.device, grant))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._uploads.deadline):

@@ -75,7 +75,7 @@ class Uploads:
     """
 
     def __init__(self, *, max_bytes: int, max_chunks: int) -> None:
-        self._max_bytes, self._max_chunks = max_bytes, max_chunks
+        self.max_bytes, self._max_chunks = max_bytes, max_chunks
         self._uploads: dict[str, Upload] = {}  # insertion order is the queue
         self.granted_bytes = 0
         self.granted_chunks = 0
@@ -113,6 +113,11 @@ class Uploads:
         upload.sha256, upload.layout, upload.arrived = sha256, layout, Bitmap(len(layout))
         upload.n_offers += 1
         return True
+
+    def is_granted(self, lease: str, index: int) -> bool:
+        """Return whether a chunk was asked for, and has not arrived."""
+        upload = self._uploads.get(lease)
+        return upload is not None and index in upload.granted
 
     def arrive(self, lease: str, index: int, n_bytes: int, now: float) -> bool:
         """Take note of a chunk.
@@ -154,8 +159,13 @@ class Uploads:
         if upload is not None:
             self._void(upload)
 
-    def grants(self, now: float) -> list[Grant]:
-        """Return what to grant now, in the order of the queue, within the budget."""
+    def grants(self, now: float, *, unwritten_bytes: int = 0) -> list[Grant]:
+        """Return what to grant now, in the order of the queue, within the budget.
+
+        Args:
+            now: seconds.
+            unwritten_bytes: what has arrived and waits for the disk; it is in memory, so it counts against the budget.
+        """
         for upload in [u for u in self._uploads.values() if u.granted and now >= u.stalls_at]:
             self._void(upload)
             self._uploads[upload.lease] = self._uploads.pop(upload.lease)  # to the end of the queue
@@ -165,7 +175,7 @@ class Uploads:
                 continue
             free = min(
                 self._max_chunks - self.granted_chunks,
-                (self._max_bytes - self.granted_bytes) // upload.layout.chunk_bytes,
+                (self.max_bytes - self.granted_bytes - unwritten_bytes) // upload.layout.chunk_bytes,
             )
             if free < 1:
                 break

@@ -49,10 +49,18 @@ class FullDisk(PartFiles):
 class Desk:
     """An intake at work, its grants, its files, and what it told the machine."""
 
-    def __init__(self, folder: Path, *, max_norm: float | None = None, n_params: int = N_PARAMS, seed: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_norm: float | None = None,
+        n_params: int = N_PARAMS,
+        max_bytes: int = 2**20,
+        seed: int = 1,
+    ) -> None:
         self.folder = folder
         self.files = FullDisk(folder)
-        self.uploads = Uploads(max_bytes=2**20, max_chunks=500)
+        self.uploads = Uploads(max_bytes=max_bytes, max_chunks=500)
         self.told: list[ev.Event] = []
         self.intake = Intake(
             self.uploads,
@@ -73,7 +81,7 @@ class Desk:
         sent: list[int] = []
         for _ in range(100):
             await asyncio.sleep(0.1)
-            for grant in self.uploads.grants(self.now):
+            for grant in self.uploads.grants(self.now, unwritten_bytes=self.intake.unwritten_bytes):
                 for first, last in grant.ranges:
                     sent += [i for i in range(first, last + 1) if grant.lease == lease]
                     for index in range(first, last + 1):

@@ -311,3 +311,20 @@ async def test_many_uploads_at_once_are_kept_apart(tmp_path: Path) -> None:
     assert len(desk.told) == 10
     for lease, update in updates.items():
         assert bytes(desk.files.open(lease).data) == update
+
+
+async def test_chunks_that_nobody_asked_for_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """A device sends all of its update at once, faster than the disk: what is over the budget is asked for later."""
+    n_params = 100 * CHUNK_BYTES // 4
+    update = an_update(n_params=n_params)
+    async with working(Desk(tmp_path, n_params=n_params, max_bytes=10 * CHUNK_BYTES)) as desk:
+        desk.offer(an_offer(update))
+        await asyncio.sleep(0.1)
+        for index in range(100):
+            desk.chunk(update, index)
+        assert desk.intake.unwritten_bytes == 10 * CHUNK_BYTES
+        await asyncio.sleep(1.0)
+        assert desk.intake.unwritten_bytes == 0
+        sent = await desk.send(update)
+    assert sent == list(range(10, 100))
+    assert [type(each) for each in desk.told] == [ev.Verified]

@@ -43,7 +43,12 @@ def test_large_update_is_offered(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [("ZeroDivisionError", Reason.TRAINING), ("not_finite", Reason.NOT_FINITE), ("", Reason.TRAINING)],
+    [
+        ("ZeroDivisionError", Reason.TRAINING),
+        ("not_finite", Reason.NOT_FINITE),
+        ("result", Reason.RESULT),
+        ("", Reason.TRAINING),
+    ],
 )
 def test_failure_names_the_exception(desk: Desk, error: str, reason: Reason) -> None:
     """The device's word goes along as the detail."""

@@ -119,6 +119,17 @@ def test_budget_is_in_bytes_too() -> None:
     assert uploads.granted_bytes == 4 * 65_536
 
 
+def test_what_waits_for_the_disk_counts_against_the_budget() -> None:
+    """It is in memory: a disk that is slower than the network slows the devices down, not the aggregator."""
+    uploads = some_uploads(max_bytes=10 * CHUNK)
+    uploads.offer(A, SHA, a_layout(100))
+    assert uploads.grants(0.0, unwritten_bytes=10 * CHUNK) == []
+    assert indexes(uploads.grants(0.0, unwritten_bytes=7 * CHUNK)) == [0, 1, 2]
+    assert uploads.is_granted(A, 2)
+    assert not uploads.is_granted(A, 3)
+    assert not uploads.is_granted(B, 0)
+
+
 def test_slow_device_holds_a_few_chunks_not_a_slot() -> None:
     """One device that sends nothing holds four chunks of the budget; ten others finish past it."""
     uploads = some_uploads(max_chunks=20)
