@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aggregator.config import Settings
-from aggregator.opening import run_name
+from aggregator.opening import first_state, run_name
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.logs import LogLevel, set_up_logs
@@ -198,12 +198,11 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
     from aggregator.evaluation_process import ProcessEvaluator
     from shared.blocking import Threads
     from shared.codecs import codec_named
-    from shared.parameters import ParameterSpec
 
     with Threads() as run_blocking:
         evaluator = ProcessEvaluator(settings.task, task_folder, run_blocking)
         try:
-            spec = ParameterSpec.of(await evaluator.initial(0))
+            spec = (await first_state(settings, evaluator)).spec
         finally:
             await evaluator.close()
     update_bytes = codec_named(settings.training.codec).encoded_bytes(spec.n_params)

@@ -14,6 +14,8 @@ from shared.messages import Kind, Report, Reported
 
 __all__ = ["MessageRates", "TokenBucket", "check_report", "lease_for"]
 
+MESSAGES_A_LEASE = 3
+"""A report, the check-in after its outcome, and one that asks again."""
 BURST_SECONDS = 10.0
 """A device may save up this many seconds' worth of messages."""
 PRUNE_FROM = 1000
@@ -59,6 +61,7 @@ class MessageRates:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._buckets: dict[str, TokenBucket] = {}
+        self._newest_lease: dict[str, str] = {}
         self._prune_at = PRUNE_FROM
 
     def __len__(self) -> int:
@@ -78,6 +81,18 @@ class MessageRates:
                 self._prune_at = max(PRUNE_FROM, 2 * len(self._buckets))
             bucket = self._buckets[device] = TokenBucket.full(self._rate, now)
         bucket.take(self._rate, now)
+
+    def leased(self, device: str, lease: str) -> None:
+        """Let a device answer a new lease over its rate, for rounds may be quick; a repeated one earns nothing.
+
+        Args:
+            device: whose.
+            lease: its name.
+        """
+        bucket = self._buckets.get(device)
+        if bucket is not None and self._newest_lease.get(device) != lease:
+            bucket.tokens += MESSAGES_A_LEASE
+        self._newest_lease[device] = lease
 
 
 def lease_for(leases: LeaseBook, device: str, name: str) -> Lease:

@@ -218,6 +218,7 @@ def _write(path: Path, tensors: Arrays, metadata: dict[str, str]) -> None:
         save_file(arrays, beside, metadata=metadata)
     except safetensors.SafetensorError as error:  # of a disk that takes no more it raises no OSError
         raise OSError(f"{beside} cannot be written: {error}") from error
+    beside.chmod(0o644)  # safetensors makes it for its owner alone
     _sync(beside, os.O_RDONLY)
     beside.replace(path)
     _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)

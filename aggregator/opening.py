@@ -16,7 +16,7 @@ import structlog
 
 from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
-from aggregator.evaluation import Evaluator
+from aggregator.evaluation import Evaluator, central_metrics
 from aggregator.journal import Journal
 from aggregator.leases import LeaseState
 from aggregator.model_store import ModelStore, ServerState, warm_start
@@ -33,8 +33,9 @@ from shared.config import settings_digest, settings_json
 from shared.errors import ConfigError
 from shared.messages import ModelRef
 from shared.parameters import ParameterSpec, constants_of
+from shared.task import Initial
 
-__all__ = ["OpenRun", "open_run", "run_name", "unfinished_checks"]
+__all__ = ["OpenRun", "first_state", "open_run", "run_name", "unfinished_checks"]
 
 log = structlog.get_logger(__name__)
 
@@ -97,8 +98,10 @@ async def open_run(
     store, part_files = ModelStore(folder.versions), PartFiles(folder.updates)
     records = await run_blocking(Lane.DISK, lambda: list(journal.records()))
     if not records and not store.versions():
-        await run_blocking(Lane.DISK, partial(store.save, await _first_state(settings, evaluator)))
+        await run_blocking(Lane.DISK, partial(store.save, await first_state(settings, evaluator)))
     spec = (await run_blocking(Lane.DISK, partial(store.load, max(store.versions(), default=0)))).spec
+    if records:
+        await _check_spec(settings, evaluator, spec, folder)
     codec = codec_named(settings.training.codec)
     max_bytes = settings.transfer.max_update_bytes or codec.encoded_bytes(spec.n_params)
     if max_bytes < codec.encoded_bytes(spec.n_params):
@@ -140,14 +143,60 @@ async def open_run(
     )
 
 
-async def _first_state(settings: Settings, evaluator: Evaluator) -> ServerState:
-    initial = await evaluator.initial(seed_of(settings.seed, "model") % 2**31)
+async def first_state(settings: Settings, evaluator: Evaluator) -> ServerState:
+    """Return version 0: the task's own model, or that of a warm start, evaluated once.
+
+    Raises:
+        ConfigError: the task or the file cannot be used.
+    """
+    initial = await _initial(settings, evaluator)
     spec, constants = ParameterSpec.of(initial), constants_of(initial)
     vector = spec.flatten(initial.parameters)
     if settings.server.init_from is not None:
         vector, found = warm_start(settings.server.init_from, spec, constants)
         constants = found
-    return ServerState(version=0, round_id=0, spec=spec, parameters=vector, constants=constants)
+    state = ServerState(version=0, round_id=0, spec=spec, parameters=vector, constants=constants)
+    await _try_evaluation(settings, evaluator, state)
+    return state
+
+
+async def _initial(settings: Settings, evaluator: Evaluator) -> Initial:
+    return await evaluator.initial(seed_of(settings.seed, "model") % 2**31)
+
+
+async def _check_spec(settings: Settings, evaluator: Evaluator, spec: ParameterSpec, folder: RunFolder) -> None:
+    """Refuse to go on with a task whose model is no longer the run's."""
+    difference = ParameterSpec.of(await _initial(settings, evaluator)).difference(spec)
+    if difference:
+        raise ConfigError(
+            f"the task yields another model than this run has: {difference}",
+            where=f"{settings.task}, {folder.path}",
+            hint="give the new model a run name of its own, or bring the old task back",
+        )
+
+
+async def _try_evaluation(settings: Settings, evaluator: Evaluator, state: ServerState) -> None:
+    """Evaluate the first model, where central evaluation is wanted: a mistake shows before any device works.
+
+    Raises:
+        ConfigError: the task raised, or has not the metric that is to stop the run.
+    """
+    if not settings.evaluation.central_every:
+        return
+    evaluated = await evaluator.evaluate(state.parameters, state.spec, state.constants)
+    metrics = {} if evaluated is None else central_metrics(evaluated)
+    stop = settings.stop
+    needs_metric = stop.at_least is not None or stop.at_most is not None or stop.patience is not None
+    if needs_metric and stop.metric not in metrics and (metrics or not settings.evaluation.federated_every):
+        raise ConfigError(
+            f"central evaluation has no metric {stop.metric!r} for the run to stop by",
+            where=f"stop.metric = {stop.metric}",
+            hint=f"it has: {', '.join(sorted(metrics)) or 'none, for the task has no data without a client'}",
+        )
+    if settings.output.keep_best and metrics and stop.metric not in metrics:
+        log.warning(
+            "no_best_model", missing=stop.metric, metrics=sorted(metrics), hint="set stop.metric to one of them"
+        )
 
 
 async def _note_settings(settings: Settings, journal: Journal, recovered: Recovered, version: int) -> None:

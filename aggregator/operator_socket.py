@@ -27,6 +27,7 @@ _EVENTS: dict[str, Event] = {
     "stop": StopAsked(),
 }
 ANSWER_S = 30.0
+_PREFIX = "fedmq-operator-"
 
 
 @asynccontextmanager
@@ -37,8 +38,11 @@ async def listening(folder: RunFolder, handle: Callable[[Event], dict[str, Any]]
         folder: whose lock file says where.
         handle: takes the event, returns what to tell the operator.
     """
+    left_behind = Path(folder.held_before.get("socket", "")).parent  # by an aggregator that was killed
+    if left_behind.name.startswith(_PREFIX):
+        shutil.rmtree(left_behind, ignore_errors=True)
     # a folder of its own, for a socket's path may have 107 bytes and a run's folder may be deeper
-    place = Path(tempfile.mkdtemp(prefix="fedmq-"))
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

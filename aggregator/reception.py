@@ -6,6 +6,7 @@ names a valid lease of that device and the refusal is about its update.
 Not here: the checks themselves (`admission.py`, `shared/wire.py`), what is decided (`round_machine.py`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -29,6 +30,8 @@ __all__ = ["Reception"]
 
 log = structlog.get_logger(__name__)
 
+SUMMED_UP_S = 10.0
+"""Between two log lines for one reason: a hostile device writes messages faster than anybody reads lines."""
 _FAILURES = {str(reason): reason for reason in (Reason.NOT_FINITE, Reason.RESULT, Reason.SPEC)}
 """What a device may name instead of the exception that its task raised."""
 _ABOUT_THE_UPDATE = frozenset(
@@ -75,6 +78,7 @@ class Reception:
         self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
         self.refused: Counter[Reason] = Counter()
+        self._told: dict[Reason, tuple[float, int]] = {}  # when a line was written, and how many there were
         self.bytes_up = 0
 
     def receive(self, message: Message, now: float) -> None:
@@ -97,10 +101,23 @@ class Reception:
                 case StatusTopic(device) if message.payload:
                     self._status(device, decode_json(DeviceStatus, message.payload), now)
         except PeerError as error:
-            self.refused[error.reason] += 1
-            log.warning("refused", topic=message.topic[:200], reason=str(error.reason), detail=error.detail)
+            self._refuse(message.topic, error, now)
             if lease is not None and error.reason in _ABOUT_THE_UPDATE:
                 self._tell(Refused(lease=lease.record.lease, reason=error.reason, detail=error.detail))
+
+    def leased(self, device: str, lease: str) -> None:
+        """A device was given a lease, whose answer is expected."""
+        self._rates.leased(device, lease)
+
+    def _refuse(self, topic: str, error: PeerError, now: float) -> None:
+        """Count a refusal, and say so: the first of a reason at once, the others summed up."""
+        self.refused[error.reason] += 1
+        last_at, n_told = self._told.get(error.reason, (-math.inf, 0))
+        if now - last_at < SUMMED_UP_S:
+            return
+        n_new = self.refused[error.reason] - n_told
+        self._told[error.reason] = (now, self.refused[error.reason])
+        log.warning("refused", topic=topic[:200], reason=str(error.reason), detail=error.detail, times=n_new)
 
     def _chunk(self, lease: Lease, index: int, payload: bytes, now: float) -> None:
         if lease.state.is_final:

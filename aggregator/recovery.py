@@ -76,6 +76,8 @@ def recover(
                 found.epoch = max(found.epoch, record.epoch)
                 found.instances.add(record.instance)
             case ConfigRecord():
+                if finished is not None and found.config is not None and _stop_of(found.config) != _stop_of(record):
+                    finished = None  # it had ended, and was told to go on for longer
                 found.config = record
             case RoundRecord():
                 machine.round_id, phase, finished = record.round_id, Phase.REPORTING, None
@@ -125,8 +127,11 @@ def _is_for_good(cause: str, machine: RoundMachine, config: ConfigRecord | None)
     """Return whether an end holds that the journal alone does not repeat: metrics of devices are not in it."""
     if cause == "operator" or config is None:
         return False
-    old = json.loads(config.settings).get("stop")
-    return bool(old == json.loads(settings_json(machine.settings))["stop"])
+    return bool(_stop_of(config) == json.loads(settings_json(machine.settings))["stop"])
+
+
+def _stop_of(config: ConfigRecord) -> object:
+    return json.loads(config.settings).get("stop")
 
 
 def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:

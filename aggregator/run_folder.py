@@ -56,6 +56,8 @@ class RunFolder:
                 where=str(path),
                 hint="stop it (python -m aggregator stop), or give this run another name",
             ) from None
+        self.held_before = read_lock(path)
+        """What the holder before left in the lock file: {} unless it was killed."""
         self.describe()
 
     def describe(self, **facts: str) -> None:

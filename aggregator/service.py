@@ -261,7 +261,8 @@ class _Serving:
         match command:
             case ev.Journal():
                 raise InvalidState("a row within the commands that wait for another")
-            case ev.Assign(lease=lease):
+            case ev.Assign(lease=lease, device=device):
+                self._reception.leased(device, lease)
                 if self._machine.leases[lease].record.base_version in self._opened.models:  # else it is being cancelled
                     self._session.send(*self._words.assignment(command, self._opened.models))
             case ev.SendReceipt():
@@ -375,6 +376,9 @@ class _Serving:
     async def _answer_the_last(self) -> None:
         """Stay until every device of the last round has checked in without its lease, or long enough."""
         longest = max(SHORTEST_ANSWER_S, self._settings.transfer.reconnect_window_s)
+        if not self._settled.is_set():
+            devices = sorted(self._machine.invitations.recent)
+            log.info("last_devices_may_ask", devices=devices[:20], n=len(devices), at_most_s=longest)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest):
                 await self._settled.wait()

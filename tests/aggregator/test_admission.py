@@ -130,3 +130,17 @@ def test_rates_are_per_device_and_forget_who_is_silent() -> None:
     for i in range(5 * PRUNE_FROM):
         rates.take(f"id-{i}", i * BURST_SECONDS / 100)
     assert len(rates) <= PRUNE_FROM
+
+
+def test_a_lease_earns_its_answer_once() -> None:
+    """However quick the rounds are, a device that answers its leases is never over its rate; repeats earn nothing."""
+    rates = MessageRates(1.0)
+    for number in range(200):  # all within one instant
+        for _ in range(2):
+            rates.take("d1", 0.0)
+        rates.leased("d1", lease_name(number))
+    for _ in range(10):  # what is left, while the last lease is repeated
+        rates.take("d1", 0.0)
+        rates.leased("d1", lease_name(199))
+    with pytest.raises(PeerError, match="messages a second"):
+        rates.take("d1", 0.0)

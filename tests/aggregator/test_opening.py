@@ -30,6 +30,7 @@ from aggregator.run_folder import RunFolder
 from shared.blocking import Lane
 from shared.chunking import ChunkLayout
 from shared.errors import ConfigError
+from shared.task import Arrays, Client, Evaluated
 from tests.aggregator.builders import DIGEST, a_lease, an_accept, an_offer, lease_name, some_settings
 from tests.integration.linear import LinearTask
 
@@ -77,13 +78,48 @@ async def test_new_run_asks_the_task_for_its_model_by_seed(tmp_path: Path) -> No
 
 
 async def test_opened_again_it_is_as_it_was(tmp_path: Path) -> None:
-    """The task is not asked again, and nothing is journalled twice."""
+    """The model is the one on disk, and nothing is journalled twice."""
     settings = some_settings(tmp_path)
     async with opened(settings) as first:
         model = first.blob.ref
-    async with opened(settings, task=LinearTask(padding=99)) as second:
+    async with opened(settings) as second:
         assert second.blob.ref == model
         assert len(list(second.journal.records())) == 1
+
+
+async def test_opened_again_with_another_model_is_refused(tmp_path: Path) -> None:
+    """A task that has changed under a run is named with the first parameter that differs."""
+    settings = some_settings(tmp_path)
+    async with opened(settings):
+        pass
+    with pytest.raises(ConfigError, match=r"padding float32\[99\] trainable only here"):
+        async with opened(settings, task=LinearTask(padding=99)):
+            pass
+
+
+class _Clumsy(LinearTask):
+    """Its evaluation does not fit its model."""
+
+    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated:
+        """See `Task`."""
+        raise KeyError("lime")
+
+
+async def test_task_that_cannot_be_evaluated_is_refused_before_any_device_works(tmp_path: Path) -> None:
+    """A mistake in the task shows at the start, and nothing of the run is left that would hide it the next time."""
+    settings = some_settings(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"evaluate raised KeyError: 'lime'"):
+            async with opened(settings, task=_Clumsy()):
+                pass
+
+
+async def test_metric_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
+    """A run that is to stop by a misspelt metric would never stop."""
+    settings = some_settings(tmp_path, stop={"metric": "losss", "at_most": 0.1, "rounds": 3})
+    with pytest.raises(ConfigError, match=r"no metric 'losss'(.|\n)*accuracy, loss"):
+        async with opened(settings):
+            pass
 
 
 async def test_warm_start_reads_the_file(tmp_path: Path) -> None:

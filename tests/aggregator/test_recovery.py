@@ -241,6 +241,14 @@ def test_finished_run_goes_on_when_it_is_told_to() -> None:
     assert not commands_in(machine.start(0.0), ev.Finish)
 
 
+def test_finished_run_that_was_told_to_go_on_still_does_after_a_kill() -> None:
+    """Killed before its next commit, with the longer settings already in the journal: they hold."""
+    engine = a_finished_run()
+    longer = some_settings(stop={"rounds": 3})
+    machine, _ = restarted([a_config(engine.machine.settings), *engine.records, a_config(longer)], longer)
+    assert machine.phase is Phase.WAITING
+
+
 def test_run_stopped_by_hand_goes_on_when_it_is_started_again() -> None:
     """The operator stopped it, the operator starts it."""
     engine = Engine()
