@@ -47,8 +47,8 @@ def main(
     Goes on for ever, through lost links and reboots. SIGTERM and Ctrl-C end it cleanly; finished updates stay in the
     outbox and are offered at the next start.
 
-    Exit codes: 0 ended as asked; 2 a setting or the task is wrong; 3 the broker refuses the credentials; 4 another
-    process has this device's folder.
+    Exit codes: 0 ended as asked; 2 a setting, the task or the data is wrong, or, with --once, another device uses this
+    id; 3 the broker refuses the credentials; 4 another process has this device's folder.
     """
     try:
         level = _level(log_level)
@@ -104,8 +104,19 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings) -> HostedDevice:
     if device.url is not None:
         broker = BrokerSettings.model_validate({**dict(broker), "url": device.url})
     own = settings.model_copy(update={"broker": broker, "until_finished": bool(settings.until_finished)})
-    client = Client(id=ClientId(device.id), data=device.data or settings.data, partition=device.partition)
+    data = device.data or settings.data
+    if data is not None:
+        _check_data(device.id, data)
+    client = Client(id=ClientId(device.id), data=data, partition=device.partition)
     return HostedDevice(settings=own, client=client, transport=MqttTransport(broker, device.id))
+
+
+def _check_data(device: str, data: Path) -> None:
+    try:
+        data.stat()
+    except OSError as error:
+        hint = "" if data.is_absolute() else f"a relative path begins at the current folder, {Path.cwd()}"
+        raise ConfigError(f"data {str(data)!r}: {error.strerror}", where=f"device {device}", hint=hint) from error
 
 
 def _task(settings: EdgeSettings, config: Path | None) -> Task:

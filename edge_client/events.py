@@ -287,9 +287,10 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class StayAway:
-    """Leave the broker, and do not come back before so many seconds."""
+    """Another device uses this id: leave the broker, and do not come back before so many seconds, if at all."""
 
     seconds: float
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,12 @@ from broker.reconnect import Reconnect
 from broker.transport import Connection, Transport, Will
 from shared.errors import TransportError
 
-__all__ = ["Link"]
+__all__ = ["Link", "instant_in"]
+
+
+def instant_in(seconds: float) -> str:
+    """Return the date and time of day so many seconds from now, as a person reads it in a log."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 class Link:
@@ -30,14 +35,14 @@ class Link:
 
     def __init__(self, transport: Transport, reconnect: Reconnect, ended: asyncio.Event) -> None:
         self._transport, self._reconnect, self._ended = transport, reconnect, ended
-        self._stay_away_s = 0.0
+        self._stay_away_s, self._why = 0.0, ""
         self.connection = 0
         """Counts attempts, from 1."""
         self._log = structlog.get_logger()
 
-    def stay_away(self, seconds: float) -> None:
-        """Do not connect before so many seconds after the present connection has ended."""
-        self._stay_away_s = seconds
+    def stay_away(self, seconds: float, why: str) -> None:
+        """Do not connect before so many seconds after the present connection has ended; the log then says why."""
+        self._stay_away_s, self._why = seconds, why
 
     async def keep(
         self,
@@ -72,19 +77,21 @@ class Link:
                     on_lost(lost)
             if self._ended.is_set():
                 return
-            if has_stood:
-                await self._wait("connection_lost", lost, self._reconnect.after_loss(window_s()))
+            if self._stay_away_s:
+                await self._wait("staying_away", self._why, self._stay_away_s)
+            elif has_stood:
+                await self._wait("connection_lost", str(lost), self._reconnect.after_loss(window_s()))
             else:
-                await self._wait("broker_unreachable", lost, self._reconnect.after_failure())
+                await self._wait("broker_unreachable", str(lost), self._reconnect.after_failure())
 
-    async def _wait(self, what: str, error: TransportError, wait_s: float) -> None:
-        wait_s, self._stay_away_s = max(wait_s, self._stay_away_s), 0.0
+    async def _wait(self, what: str, cause: str, wait_s: float) -> None:
+        self._stay_away_s = 0.0
         self._log.warning(
             what,
-            cause=str(error),
+            cause=cause,
             attempt=self._reconnect.attempts,
             next_attempt_in_s=round(wait_s, 1),
-            next_attempt_at=(datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat(timespec="seconds"),
+            next_attempt_at=instant_in(wait_s),
         )
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):

@@ -20,7 +20,7 @@ from edge_client.events import Command, Event, HeldReport, Settle
 from edge_client.finished_runs import FinishedRuns
 from edge_client.held_reports import HeldReports
 from edge_client.phases import LiveLease, Phase, check_transition
-from edge_client.presence import Presence
+from edge_client.presence import CLONED, Presence
 from shared.errors import Reason
 from shared.messages import Action, Assignment, Control, Fleet, Holding, Outcome, Receipt, Round, RoundState
 
@@ -166,7 +166,7 @@ class ParticipantMachine:
         announcement = self._presence.disconnected(now, taken_over=taken_over)
         self._held.connection_lost()
         if announcement is not None:
-            self._commands += [announcement, events.StayAway(announcement.retry_s)]
+            self._commands += [announcement, events.StayAway(announcement.retry_s, announcement.detail)]
 
     # what everybody is told
 
@@ -281,7 +281,7 @@ class ParticipantMachine:
         if self._presence.refusal != refusal:
             self._send_status(now)
         if control.reason is Reason.CLONED_ID and self._presence.deadline is not None:
-            self._commands.append(events.StayAway(self._presence.deadline - now))
+            self._commands.append(events.StayAway(self._presence.deadline - now, CLONED))
 
     def _explain_spec(self) -> None:
         """Ask once in which parameter the task differs, as soon as the run's model is known."""

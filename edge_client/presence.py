@@ -20,10 +20,11 @@ from shared.codecs import CODECS
 from shared.errors import InvalidState, Reason
 from shared.messages import MAX_HOLDS, PROTOCOL_VERSION, CheckIn, Control, Fleet, Holding
 
-__all__ = ["Presence"]
+__all__ = ["CLONED", "Presence"]
 
 TAKEOVERS, TAKEOVERS_WITHIN_S = 2, 60.0
 """So many within so many seconds: another device has this id."""
+CLONED = "another device uses this id; give each device an id of its own (--id)"
 PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
 """Refusals that only a person can lift."""
 
@@ -97,7 +98,7 @@ class Presence:
         if len(self._takeovers) < TAKEOVERS or now - self._takeovers[0] > TAKEOVERS_WITHIN_S:
             return None
         self._takeovers.clear()
-        self._turned_away = Refusal(Reason.CLONED_ID, "another device has connected with this id")
+        self._turned_away = Refusal(Reason.CLONED_ID, CLONED)
         wait_s = jittered(self._timers.permanent_retry_s, self._rng)
         return Announce(Reason.CLONED_ID, self._turned_away.detail, wait_s)
 
@@ -152,8 +153,9 @@ class Presence:
             return None
         if self._turned_away is not None and self._turned_away.reason is reason:
             return None
-        self._turned_away, self._explanation = Refusal(reason, control.detail), "unasked"
-        return Announce(reason, control.detail, wait_s)
+        detail = CLONED if reason is Reason.CLONED_ID else control.detail
+        self._turned_away, self._explanation = Refusal(reason, detail), "unasked"
+        return Announce(reason, detail, wait_s)
 
     def wants_explanation(self) -> bool:
         """Whether the aggregator says that the task is of another model, and nobody has looked yet in what."""

@@ -23,15 +23,15 @@ from edge_client.conditions import read_conditions
 from edge_client.config import EdgeSettings
 from edge_client.device_status import STOPPED, gone, here
 from edge_client.device_work import DeviceWork
-from edge_client.eligibility import Conditions, Rule, refusal_of
+from edge_client.eligibility import Conditions, Refusal, Rule, refusal_of
 from edge_client.events import Command, Event, Sending
-from edge_client.link import Link
+from edge_client.link import Link, instant_in
 from edge_client.participant_machine import ParticipantMachine
 from edge_client.session import Session
 from edge_client.state_folder import lock_folder
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
-from shared.errors import TransportError
+from shared.errors import ConfigError, Reason, TransportError
 from shared.messages import Assignment
 from shared.parameters import ParameterSpec
 from shared.task import Client, Task
@@ -87,6 +87,8 @@ class EdgeClient:
         self._link = Link(transport, self._reconnect, self._ended)
         self._has_new_deadline = asyncio.Event()
         self._session: Session | None = None
+        self._away: Refusal | None = None
+        self._failure: ConfigError | None = None
         self._background = asyncio.TaskGroup()
         self._training: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
@@ -101,7 +103,8 @@ class EdgeClient:
         Raises:
             AlreadyServed: another process has this device's folder.
             CredentialsRefused: the broker refuses who we are.
-            ConfigError: the task does not say what its model is, or the folder cannot be written to.
+            ConfigError: the task does not say what its model is, the folder cannot be written to, or, where the device
+                takes part in one run only, another device uses its id.
         """
         with (
             structlog.contextvars.bound_contextvars(device=self._client.id),
@@ -137,6 +140,8 @@ class EdgeClient:
                         task.cancel()
             except BaseExceptionGroup as errors:
                 rethrow(errors)
+            if self._failure is not None:
+                raise self._failure
 
     def tell(self, event: Event) -> None:
         """Give the machine an event and carry out what it answers."""
@@ -173,7 +178,7 @@ class EdgeClient:
 
     def _farewell(self) -> bytes:
         lease = next((report.lease for report in self._machine.held), None)
-        connection, refusal = self._link.connection, self._machine.refusal
+        connection, refusal = self._link.connection, self._away or self._machine.refusal
         return gone(boot=self._boot, connection=connection, phase=STOPPED, lease=lease, refusal=refusal)
 
     def _status(self, wish: events.SendStatus) -> bytes:
@@ -182,7 +187,7 @@ class EdgeClient:
 
     def _on_ready(self, session: Session) -> None:
         self._log.info("connected", connection=self._link.connection)
-        self._session = session
+        self._session, self._away = session, None
         self.tell(events.Connected(self._link.connection))
 
     def _on_lost(self, error: TransportError) -> None:
@@ -224,19 +229,29 @@ class EdgeClient:
                 self._work.cancel(lease)
             case events.Settle():
                 self._spawn(self._work.settle(command), f"settle {command.lease}")
-            case events.StayAway(seconds):
-                self._link.stay_away(seconds)
+            case events.StayAway(_, detail) if self._is_for_one_run:
+                self._failure = ConfigError(detail, where=f"device {self._client.id}")
+                self._ended.set()
+            case events.StayAway(seconds, detail):
+                self._away = Refusal(Reason.CLONED_ID, f"{detail}; next try at {instant_in(seconds)}")
+                self._link.stay_away(seconds, detail)
                 if self._session is not None:
                     self._session.leave()
+            case events.Announce(Reason.CLONED_ID) if self._is_for_one_run:
+                pass  # the error that ends it says so
             case events.Announce(reason, detail, retry_s):
                 self._log.warning("turned_away", reason=str(reason), detail=detail, next_try_in_s=round(retry_s))
             case events.RunFinished(run):
                 self._log.info("run_finished", run=run)
-                if self._settings.until_finished is not False:
+                if self._is_for_one_run:
                     self._ended.set()
             case _:
                 if self._session is not None:
                     self._send(command, self._session)
+
+    @property
+    def _is_for_one_run(self) -> bool:
+        return self._settings.until_finished is not False
 
     def _send(self, command: Sending, session: Session) -> None:
         match command:

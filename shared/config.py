@@ -76,12 +76,13 @@ def load_settings(
             key = _key_of(each["loc"], together, is_missing=each["type"] == "missing")
             problems.setdefault(key, []).append(each["type"] + "\0" + str(each["msg"]))
     lines: list[str] = []
+    source = ""
     for key, messages in problems.items():
-        source = "option: " if _has(from_options, key) else _variable_behind(key, variables)
+        source = "option " if _has(from_options, key) else _variable_behind(key, variables)
         lines.append(source + _explain(kind, key, messages, together))
     # raised outside the handler: pydantic's own text would print the values, secrets too
     if len(lines) == 1:
-        raise ConfigError(lines[0], where=where)
+        raise ConfigError(lines[0], where="" if source else where)  # no file is to blame for an option or a variable
     raise ConfigError(f"{len(lines)} problems", where=where, hint="\n  ".join(lines))
 
 

@@ -273,7 +273,7 @@ def delta_of(trained: Trained, received: Vector, spec: ParameterSpec) -> Vector:
             `num_examples` is below 1 (`result`); a value is NaN or Inf (`not_finite`).
     """
     if not isinstance(trained, Trained):
-        raise PeerError(Reason.RESULT, f"train returned a {type(trained).__name__}, not Trained")
+        raise PeerError(Reason.RESULT, f"train returned {type(trained).__name__}, not a Trained")
     if type(trained.num_examples) is not int or trained.num_examples < 1:
         raise PeerError(Reason.RESULT, f"num_examples is {trained.num_examples!r}, it must be an int of at least 1")
     # NaN and Inf are found below, in the result

@@ -9,7 +9,9 @@ Not here: reading settings and speaking to the terminal (`__main__.py`), what a 
 
 import asyncio
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
@@ -154,7 +156,8 @@ class Rehearsal:
         self._say(f"Broker:   {broker}, {url}")
         self._say(f"Devices:  {groups}; in {len(self._scenario.hosts())} processes, each device behind its own link")
         self._say(f"Logs:     {self._folder}")
-        self._say(f"One more: python -m edge_client --broker {url} --fleet {fleet} --task {task} --id late-1 --once")
+        options = ["--broker", url, "--fleet", fleet, "--task", task, "--id", "late-1", "--once"]
+        self._say(f"One more: {shlex.join([_interpreter(), '-m', 'edge_client', *options])}")
 
     def _aggregator(self) -> AbstractAsyncContextManager[Child]:
         path = self._folder / "aggregator.toml"
@@ -221,3 +224,9 @@ class Rehearsal:
 
     def _transport(self, name: str) -> Transport:
         return MqttTransport(self._broker, f"rehearsal-{name}")
+
+
+def _interpreter() -> str:
+    """Return how a terminal in the current folder, where no environment need be active, calls this Python."""
+    path = Path(sys.executable)  # unresolved: what it links to knows nothing of the environment
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,5 +1,7 @@
 """Runs Mosquitto with the project's `mosquitto.conf`, its listener moved to the address and port that are wanted."""
 
+import asyncio
+import contextlib
 import re
 import shutil
 import tempfile
@@ -15,6 +17,8 @@ __all__ = ["find_mosquitto", "running_mosquitto", "with_listener"]
 
 _ALSO_LOOKED_IN = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where Debian and Homebrew put it; not on every user's PATH."""
+_CLEAR_UP = 'read _; rm -rf "$2"; kill "$1"'
+"""In a shell: once standard input closes, delete a folder and end a process."""
 _LISTENER = re.compile(r"^listener[ \t].*$", re.MULTILINE)
 
 
@@ -65,8 +69,35 @@ async def running_mosquitto(
     with tempfile.TemporaryDirectory(prefix="fedmq-mosquitto-") as folder:
         moved = Path(folder) / "mosquitto.conf"
         moved.write_text(with_listener(text, host, chosen), encoding="utf-8")
-        async with supervised("mosquitto", [str(program), "-c", str(moved)], Path(folder), host, chosen) as running:
+        command = [str(program), "-c", str(moved)]
+        async with (
+            supervised("mosquitto", command, Path(folder), host, chosen) as running,
+            _cleared_up_after(running.pid, folder),
+        ):
             yield running
+
+
+@asynccontextmanager
+async def _cleared_up_after(pid: int, folder: str) -> AsyncIterator[None]:
+    """End Mosquitto and delete its folder if we are killed, and so cannot do it ourselves.
+
+    A shell waits for the end of a pipe that closes with us. Linux's PR_SET_PDEATHSIG would not do: started by root,
+    Mosquitto becomes another user, and the kernel then forgets it.
+    """
+    shell = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        *("-c", _CLEAR_UP, "sh", str(pid), folder),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,  # whoever reads our output must not wait for it
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            shell.kill()
+        await shell.wait()
 
 
 def _our_configuration() -> Path:

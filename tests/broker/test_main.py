@@ -1,6 +1,8 @@
 """`python -m broker`."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -34,6 +36,28 @@ def test_url_is_printed_and_a_signal_ends_it_cleanly(number: signal.Signals) -> 
         assert process.wait(timeout=10.0) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5.0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("mosquitto", marks=pytest.mark.skipif(find_mosquitto() is None, reason="no Mosquitto here")),
+        pytest.param("embedded", marks=pytest.mark.skipif(not has_embedded(), reason="amqtt is not installed")),
+    ],
+)
+def test_killed_program_leaves_nothing_behind(kind: str, tmp_path: Path) -> None:
+    """SIGKILL, after which it can do nothing itself, ends the broker, too, and its temporary folder goes."""
+    arguments = command("--port", "0", "--json", "--kind", kind)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        assert len(list(tmp_path.iterdir())) == (kind == "mosquitto")
+        client = socket.create_connection(("127.0.0.1", int(facts["url"].rpartition(":")[2])), timeout=5.0)
+        process.kill()
+    with client, contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""  # its end, and no time-out
+    assert not list(tmp_path.iterdir())
 
 
 def test_taken_port_exits_with_2_and_says_what_to_do() -> None:

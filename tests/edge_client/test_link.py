@@ -77,9 +77,13 @@ async def test_stay_away_is_obeyed_once() -> None:
     kept = Kept(broker)
     task = asyncio.create_task(kept.keep())
     await asyncio.sleep(1)
-    kept.link.stay_away(5000)
-    broker.cut("pi")
-    await asyncio.sleep(4990)
+    kept.link.stay_away(5000, "another uses its id")
+    with structlog.testing.capture_logs() as logs:
+        broker.cut("pi")
+        await asyncio.sleep(4990)
+    (line,) = logs
+    assert (line["event"], line["cause"]) == ("staying_away", "another uses its id")
+    assert line["next_attempt_in_s"] == 5000
     assert kept.link.connection == 1
     await asyncio.sleep(11)
     assert kept.link.connection == 2

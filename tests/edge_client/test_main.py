@@ -68,7 +68,7 @@ def test_contradiction_is_refused(settings: EdgeSettings, count: int | None) -> 
         ([], "task is missing"),
         (["--task", "nowhere:task"], "No module named 'nowhere'"),
         (["--task", "tests.edge_client.tasks:Nothing"], "has no 'Nothing'"),
-        (["--task", "tests.edge_client.builders:RUN"], "is a str without"),
+        (["--task", "tests.edge_client.builders:RUN"], "is of type str, without"),
         (["--task", TASK, "--broker", "http://x"], "must begin with mqtt://"),
         (["--task", TASK, "--id", "Ä"], "id = 'Ä'"),
         (["--task", TASK, "--partition", "half"], "is not of the form I/N"),
@@ -83,6 +83,19 @@ def test_wrong_option_is_exit_code_2_with_the_cause(arguments: list[str], said: 
     assert result.exit_code == 2
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("check", [[], ["--check-config"]])
+def test_data_that_does_not_exist_is_exit_code_2(tmp_path: Path, check: list[str]) -> None:
+    """It is named, before any broker is asked; so is that of a device in a list."""
+    missing = tmp_path / "nofile.csv"
+    result = CliRunner().invoke(app, ["--task", TASK, "--id", "pi", "--data", str(missing), *check])
+    assert (result.exit_code, result.output) == (2, f"error: device pi: data '{missing}': No such file or directory\n")
+    listed = tmp_path / "list.toml"
+    listed.write_text(f"data = '{tmp_path}'\n[[devices]]\nid = 'a'\n[[devices]]\nid = 'b'\ndata = 'no.csv'\n")
+    result = CliRunner().invoke(app, ["--config", str(listed), "--task", TASK, *check])
+    assert result.exit_code == 2
+    assert "device b: data 'no.csv': No such file or directory\n  a relative path begins at the" in result.output
 
 
 def test_check_config_says_fine() -> None:

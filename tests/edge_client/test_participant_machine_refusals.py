@@ -1,6 +1,7 @@
 from edge_client import events
 from edge_client.eligibility import Refusal
 from edge_client.events import Command, SendCheckIn, SendStatus
+from edge_client.presence import CLONED
 from shared.errors import Reason
 from shared.messages import Action, CheckIn, RetryWindow
 from tests.edge_client.builders import (
@@ -89,7 +90,10 @@ def test_clone_noticed_by_the_aggregator_leaves() -> None:
     """Each time it is told so, for as long as it is told."""
     driven = connected()
     cloned = events.ControlArrived(a_control(Action.COME_BACK, reason=Reason.CLONED_ID, retry_s=RETRY))
-    assert of_kind(driven(cloned)) == ["Announce", "StayAway"]
+    announce, stay_away = (command for command in driven(cloned) if not isinstance(command, SendStatus))
+    assert isinstance(announce, events.Announce)
+    assert isinstance(stay_away, events.StayAway)
+    assert announce.detail == stay_away.detail == CLONED
     driven(events.Disconnected(), events.Connected(2))
     (stay_away,) = [command for command in driven(cloned) if isinstance(command, events.StayAway)]
     assert 100 <= stay_away.seconds <= 200

@@ -1,4 +1,5 @@
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,10 @@ import structlog
 
 from broker.faults import Faults
 from broker.link import LinkProfile
+from edge_client.presence import CLONED
 from edge_client.upload import MAX_OUTSTANDING
 from shared.blocking import Lane
-from shared.errors import Reason
+from shared.errors import ConfigError, Reason, leaf_of
 from shared.messages import Outcome, RoundState
 from tests.edge_client.builders import lease
 from tests.edge_client.scene import DEVICE, Scene
@@ -149,8 +151,8 @@ async def test_unreachable_broker_is_tried_for_ever(tmp_path: Path) -> None:
 async def test_cloned_id_stays_away_for_hours(tmp_path: Path) -> None:
     """Two devices with one id push each other out: each stops after the second time, and says so."""
     async with Scene(tmp_path) as scene:
-        await scene.start()
-        await scene.until(lambda: DEVICE in scene.broker.connected)
+        await scene.start_aggregator()
+        scene.start_device(until_finished=False)
         with structlog.testing.capture_logs() as logs:
             clone = scene.broker.transport(DEVICE)
             for _ in range(2):
@@ -161,7 +163,10 @@ async def test_cloned_id_stays_away_for_hours(tmp_path: Path) -> None:
             await asyncio.sleep(3 * 3600)
         assert DEVICE not in scene.broker.connected
         (line,) = [line for line in logs if line["event"] == "turned_away"]
-        assert line["reason"] == "cloned_id"
+        assert (line["reason"], line["detail"]) == ("cloned_id", CLONED)
+        (line,) = [line for line in logs if line["event"] == "staying_away"]
+        assert line["cause"] == CLONED
+        assert line["next_attempt_at"]
         await asyncio.sleep(2 * 3600)
         assert scene.status.online
         assert scene.status.refusal == "cloned_id"
@@ -170,14 +175,41 @@ async def test_cloned_id_stays_away_for_hours(tmp_path: Path) -> None:
 async def test_clone_that_the_aggregator_noticed_leaves_and_says_so(tmp_path: Path) -> None:
     """Not every broker tells who was pushed out: the aggregator's word is enough."""
     async with Scene(tmp_path, refuse=Reason.CLONED_ID) as scene:
-        await scene.start()
+        await scene.start_aggregator()
+        scene.start_device(until_finished=False)
         await scene.until(lambda: scene.status.refusal == "cloned_id" and DEVICE not in scene.broker.connected)
         assert not scene.status.online
+        assert re.fullmatch(re.escape(CLONED) + r"; next try at \d{4}-\d\d-\d\dT.*\+00:00", scene.status.detail)
         await asyncio.sleep(3 * 3600)
         assert DEVICE not in scene.broker.connected
         scene.aggregator.refuse = None
         await asyncio.sleep(2 * 3600)
         assert scene.status.online
+
+
+async def live_as_a_clone(folder: Path, *, is_told_by_broker: bool) -> None:
+    """Take part in one run, with an id that another device has."""
+    refuse = None if is_told_by_broker else Reason.CLONED_ID
+    async with Scene(folder, refuse=refuse) as scene:
+        await scene.start()
+        for _ in range(2 if is_told_by_broker else 0):
+            await scene.until(lambda: DEVICE in scene.broker.connected)
+            await asyncio.sleep(0.1)
+            async with scene.broker.transport(DEVICE).connect():
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(100)
+        pytest.fail("it lives on")
+
+
+@pytest.mark.parametrize("is_told_by_broker", [True, False])
+async def test_clone_that_takes_part_in_one_run_ends(tmp_path: Path, is_told_by_broker: bool) -> None:
+    """Nobody waits four hours for a command that was to end: the error says what to do, and nothing else is said."""
+    with structlog.testing.capture_logs() as logs, pytest.raises(ExceptionGroup) as ended:
+        await live_as_a_clone(tmp_path, is_told_by_broker=is_told_by_broker)
+    error = leaf_of(ended.value)
+    assert isinstance(error, ConfigError)
+    assert str(error) == f"device {DEVICE}: {CLONED}"
+    assert not {"turned_away", "staying_away"} & {line["event"] for line in logs}
 
 
 async def test_paused_aggregator_is_asked_again_later(tmp_path: Path) -> None:

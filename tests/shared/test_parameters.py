@@ -308,8 +308,8 @@ def test_values_whose_squares_overflow_are_finite_all_the_same() -> None:
         (trained({"a": np.ones(1)}, num_examples=-1), "num_examples is -1"),
         (trained({"a": np.ones(1)}, num_examples=True), "num_examples is True"),
         (trained({"a": np.ones(1)}, num_examples=1.0), "num_examples is 1.0"),
-        (None, "returned a NoneType, not Trained"),
-        ({"a": np.ones(1)}, "returned a dict, not Trained"),
+        (None, "returned NoneType, not a Trained"),
+        ({"a": np.ones(1)}, "returned dict, not a Trained"),
     ],
 )
 def test_what_a_task_must_not_return(result: Any, cause: str) -> None:

@@ -97,18 +97,46 @@ def test_a_module_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path,
         load_task(f"{module}:task", tmp_path / "tomls")
 
 
+def test_one_folder_is_named_once(tmp_path: Path) -> None:
+    """A task beside its TOML in the current folder was looked for in one place."""
+    with pytest.raises(ConfigError, match=f"looked in {tmp_path} and among"):
+        load_task("no_such_module_here:task", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\n1 / 0", 2),
+        ("import no_such_package_at_all", 1),
+        ("\n\ndef task(:", 3),
+        ("import numpy\n\nnumpy.loadtxt('no such file')", 3),
+    ],
+)
+def test_a_module_that_raises_says_in_which_line_and_not_where_it_was_looked_for(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    """It was found; the line is the user's own, although a library raised."""
+    name = written(tmp_path, text)
+    with pytest.raises(ConfigError) as refused:
+        load_task(f"{name}:task", tmp_path)
+    assert refused.value.hint == f"in {tmp_path / name}.py, line {line}"
+
+
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
         ("tusk", "has no 'tusk'\n  it has: .*factory, .*task"),
         ("task.inner", "has no 'task.inner'"),
-        ("half", "a Half without initial_parameters, evaluate\n  a task has the methods initial_parameters, train"),
-        ("number", "an? int without initial_parameters, train, evaluate"),
-        ("wrong", "an? int without"),
+        (
+            "half",
+            "of type Half, without initial_parameters, evaluate\n  a task has the methods initial_parameters, train",
+        ),
+        ("number", "of type int, without initial_parameters, train, evaluate"),
+        ("wrong", "of type int, without"),
         ("broken", r"calling broken\(\) failed with KeyError: 'key'"),
         ("ends", r"calling ends\(\) failed with SystemExit: 3"),
         ("Needy", r"calling Needy\(\) failed with TypeError: .*data"),
-        ("Half", "a Half without initial_parameters, evaluate"),
+        ("Half", "of type Half, without initial_parameters, evaluate"),
     ],
 )
 def test_what_is_no_task_says_what_is_missing(tmp_path: Path, name: str, cause: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,24 @@ def test_rehearsal_commits_although_a_third_is_killed_in_mid_upload(scenario: Pa
     assert summary["bytes_down"] > 8000
     for name in ("model", "history"):
         assert (tmp_path / summary[name]).is_file()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("is_below", [True, False])
+def test_device_that_may_join_is_called_with_the_python_in_use(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_below: bool
+) -> None:
+    """A second terminal in the same folder has no virtual environment active: the printed command names its Python."""
+    (tmp_path / "mean_task.py").write_text("import no_such_module\n")
+    python = Path(sys.executable)
+    if is_below:
+        monkeypatch.chdir(python.parents[1])
+        python = python.relative_to(Path.cwd())
+    result = CliRunner().invoke(app, ["rehearse", str(scenario), "--plain", "--folder", str(tmp_path / "runs")])
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("One more: ")]
+    words = shlex.split(line.removeprefix("One more: "))
+    assert words[:4] == [str(python), "-m", "edge_client", "--broker"]
+    assert words[5:] == ["--fleet", "rehearsed", "--task", "mean_task:Mean", "--id", "late-1", "--once"]
 
 
 @pytest.mark.timeout(60)
