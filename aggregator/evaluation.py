@@ -90,7 +90,7 @@ def initial(task: Task, seed: int) -> Initial:
     except Exception as error:  # a user's task may raise anything
         raise ConfigError(f"initial_parameters raised {type(error).__name__}: {error}", where="task") from error
     if not isinstance(found, Initial):
-        raise ConfigError(f"initial_parameters returned a {type(found).__name__}, not an Initial", where="task")
+        raise ConfigError(f"initial_parameters returned {type(found).__name__}, not an Initial", where="task")
     return found
 
 
@@ -107,7 +107,7 @@ def evaluate(task: Task, vector: Vector, spec: ParameterSpec, constants: Arrays)
     if found is None:
         return None
     if not isinstance(found, Evaluated):
-        raise ConfigError(f"evaluate returned a {type(found).__name__}, not an Evaluated or None", where="task")
+        raise ConfigError(f"evaluate returned {type(found).__name__}, not an Evaluated or None", where="task")
     try:
         n_examples, metrics = int(found.num_examples), {n: _plain(n, m) for n, m in found.metrics.items()}
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
