@@ -105,7 +105,7 @@ class FleetView:
     def _aggregator(self, status: AggregatorStatus, now: float) -> list[str]:
         was_served, before = self.is_served, self.run
         self.is_served = status.online
-        if not status.online:  # a will says nothing of the run: what was known stays
+        if not status.online and status.phase != "finished":  # a will says nothing of the run: what was known stays
             if before is None or was_served:
                 return [f"aggregator of run {status.run} is gone"]
             return []

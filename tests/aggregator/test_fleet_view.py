@@ -182,3 +182,12 @@ def test_control_characters_do_not_reach_a_line() -> None:
     )
     assert all(line.isprintable() for line in lines)
     assert all(name.isprintable() for name in view.trends)
+
+
+def test_last_word_of_a_run_ends_it() -> None:
+    """An aggregator that leaves as soon as its run is finished says so once, in the status that also says goodbye."""
+    view = FleetView(TOPICS)
+    saw(view, a_status(), a_status(online=False, phase="", metrics={}))
+    assert not view.is_finished
+    saw(view, a_status(online=False, phase="finished"))
+    assert view.is_finished
