@@ -165,6 +165,7 @@ def _steer(toml: Path, word: str, as_json: bool) -> None:
 async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
     """Serve to the end; None when interrupted."""
     from aggregator.evaluation_process import ProcessEvaluator
+    from aggregator.loop_lag import LoopLag
     from aggregator.operator_socket import listening
     from aggregator.service import Aggregator
     from broker.mqtt import MqttTransport
@@ -178,6 +179,7 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
             evaluator=ProcessEvaluator(settings.task, task_folder, run_blocking),
             run_blocking=run_blocking,
             reachable=listening,
+            lag=LoopLag(),
         )
         serving = asyncio.ensure_future(aggregator.run())
 

@@ -1,10 +1,12 @@
 """The aggregator's own messages, made from what the round machine knows. Pure: nothing is sent here."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from aggregator.config import Settings
 from aggregator.events import Assign, Cancel, ComeBack, SendReceipt
 from aggregator.leases import LeaseState
+from aggregator.loop_lag import LoopLag
 from aggregator.phases import Phase
 from aggregator.round_machine import RoundMachine
 from aggregator.selection import seed_of
@@ -47,10 +49,13 @@ class Announcements:
         run: its name.
         machine: read only.
         instance: random name of this process.
+        lag: of the event loop, read only; None: nobody measures it.
     """
 
-    def __init__(self, settings: Settings, *, run: str, machine: RoundMachine, instance: str) -> None:
-        self._settings, self._run, self._machine = settings, run, machine
+    def __init__(
+        self, settings: Settings, *, run: str, machine: RoundMachine, instance: str, lag: LoopLag | None = None
+    ) -> None:
+        self._settings, self._run, self._machine, self._lag = settings, run, machine, lag
         self.instance = instance
         self.epoch = 0
         """Of this start; set when the fleet is claimed."""
@@ -92,6 +97,7 @@ class Announcements:
         machine = self._machine
         counts = machine.leases.counts()
         waits = machine.phase is Phase.WAITING
+        lag = None if self._lag is None else self._lag.over_the_run()
         return AggregatorStatus(
             online=True,
             epoch=self.epoch,
@@ -109,6 +115,7 @@ class Announcements:
             population=machine.population.counts(),
             seconds_left=machine.seconds_left(now),
             metrics={name[:64]: value for name, value in list(machine.stopping.metrics.items())[:32]},
+            loop_lag_ms={} if lag is None else asdict(lag),
         )
 
     def status_topic(self) -> str:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aggregator.evaluation import MetricSummary
 from aggregator.events import EvaluationDone, RoundEnded
+from aggregator.loop_lag import LagSummary
 from shared.errors import ConfigError
 
 __all__ = ["COUNTS", "EvaluationSummary", "History", "RoundSummary", "RunHistory", "read_history"]
@@ -47,6 +48,7 @@ class RoundSummary:
         bytes_up: chunks and inline updates that arrived since the round before.
         bytes_down: chunks and index pieces published since then, each once, however many devices fetch them.
         participants: devices whose update counts.
+        loop_lag_ms: how late the event loop was since the round before, in milliseconds; None: nobody measured.
     """
 
     round_id: int
@@ -60,6 +62,7 @@ class RoundSummary:
     bytes_up: int = 0
     bytes_down: int = 0
     participants: tuple[str, ...] = ()
+    loop_lag_ms: LagSummary | None = None
     kind: Literal["round"] = "round"
 
 
@@ -115,6 +118,7 @@ class History:
         bytes_up: int,
         bytes_down: int = 0,
         participants: Sequence[str] = (),
+        lag: LagSummary | None = None,
         wall_s: float,
     ) -> None:
         """Write a round's line.
@@ -124,6 +128,7 @@ class History:
             bytes_up: that arrived since this process began.
             bytes_down: that were published since this process began.
             participants: devices whose update counts.
+            lag: of the event loop since the round before; None: nobody measured.
             wall_s: Unix time.
         """
         totals = {name: ended.counts.get(name, 0) for name in COUNTS}
@@ -140,6 +145,7 @@ class History:
             bytes_up=bytes_up - self._bytes_up,
             bytes_down=bytes_down - self._bytes_down,
             participants=tuple(participants),
+            loop_lag_ms=lag,
         )
         self._totals, self._bytes_up, self._bytes_down = totals, bytes_up, bytes_down
         self._write(summary)

@@ -12,6 +12,7 @@ import structlog
 from aggregator.evaluation import federated_metrics
 from aggregator.events import EvaluationDone, RoundEnded
 from aggregator.history import History
+from aggregator.loop_lag import LagSummary
 from aggregator.model_store import ServerState, export
 from aggregator.opening import OpenRun
 from shared.errors import ConfigError
@@ -35,6 +36,7 @@ class RunResult:
         refused: messages by reason.
         bytes_up: received from devices.
         bytes_down: published, each piece once.
+        loop_lag_ms: how late the event loop was, in milliseconds; None: nobody measured.
         folder, model, best, history, plot: where things lie; None: not there.
     """
 
@@ -47,6 +49,7 @@ class RunResult:
     refused: dict[str, int]
     bytes_up: int
     bytes_down: int
+    loop_lag_ms: LagSummary | None
     folder: Path
     model: Path
     best: Path | None
@@ -61,7 +64,15 @@ class Results:
         self._opened, self._wall = opened, wall
         self._history = History(opened.folder.history)
 
-    def round_ended(self, ended: RoundEnded, *, participants: Sequence[str], bytes_up: int, bytes_down: int) -> None:
+    def round_ended(
+        self,
+        ended: RoundEnded,
+        *,
+        participants: Sequence[str],
+        bytes_up: int,
+        bytes_down: int,
+        lag: LagSummary | None = None,
+    ) -> None:
         """Write a round's record, and log it. Blocks: for the lane DISK.
 
         Args:
@@ -69,9 +80,10 @@ class Results:
             participants: devices whose update is in the version; () for an abandoned round.
             bytes_up: received since the start.
             bytes_down: published since the start.
+            lag: of the event loop since the round before.
         """
         self._history.round_ended(
-            ended, bytes_up=bytes_up, bytes_down=bytes_down, participants=participants, wall_s=self._wall()
+            ended, bytes_up=bytes_up, bytes_down=bytes_down, participants=participants, lag=lag, wall_s=self._wall()
         )
         seconds = round(ended.seconds, 1)
         metrics = {name: round(value, 4) for name, value in ended.metrics.items()}
@@ -118,7 +130,14 @@ class Results:
             log.warning("plot_skipped", cause=f"{type(error).__name__}: {error}")
 
     def result(
-        self, cause: str, *, counts: dict[str, int], refused: dict[str, int], bytes_up: int, bytes_down: int
+        self,
+        cause: str,
+        *,
+        counts: dict[str, int],
+        refused: dict[str, int],
+        bytes_up: int,
+        bytes_down: int,
+        lag: LagSummary | None = None,
     ) -> RunResult:
         """Return how the run ended."""
         machine, folder = self._opened.machine, self._opened.folder
@@ -132,6 +151,7 @@ class Results:
             refused=refused,
             bytes_up=bytes_up,
             bytes_down=bytes_down,
+            loop_lag_ms=lag,
             folder=folder.path,
             model=folder.final,
             best=folder.best if folder.best.exists() else None,

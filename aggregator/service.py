@@ -8,9 +8,8 @@ import asyncio
 import contextlib
 import random
 import secrets
-import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -22,19 +21,19 @@ from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, TaskEvaluator
 from aggregator.intake import Intake
 from aggregator.journal import Journal
+from aggregator.loop_lag import LoopLag
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
-from aggregator.phases import PauseCause
 from aggregator.reception import Reception
-from aggregator.records import RoundClock
 from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
 from aggregator.run_folder import RunFolder
 from aggregator.session import Session
+from aggregator.upkeep import Upkeep
 from aggregator.uploads import Uploads
 from aggregator.version_making import VersionMaking
 from broker.transport import Transport
 from shared.blocking import Lane, RunBlocking, Threads
-from shared.errors import ConfigError, InvalidState, leaf_of
+from shared.errors import InvalidState, leaf_of
 from shared.task import Task
 from shared.topics import Topics
 
@@ -45,10 +44,6 @@ log = structlog.get_logger(__name__)
 Tell: TypeAlias = Callable[[ev.Event], dict[str, Any]]
 Reachable: TypeAlias = Callable[[RunFolder, Tell], contextlib.AbstractAsyncContextManager[None]]
 
-CLOCK_EVERY_S = 5.0
-VERSIONS_AHEAD = 4
-SPARE_BYTES = 32 * 2**20
-"""What the disk must take beside promised updates and a few versions: journal, history, plot."""
 SHORTEST_ANSWER_S = 30.0
 """After its end a run answers at least this long, unless every device of the last round has heard the outcome."""
 
@@ -64,7 +59,9 @@ class Aggregator:
         run_blocking: threads when None.
         reachable: makes a run steerable while it is served, such as `operator_socket.listening`.
         rng: jitter of reconnecting.
+        lag: measures the event loop; None: nobody does, as in virtual time, where no loop is late.
         wall: Unix time.
+        instance: random name of this process, never used before; default: drawn by the machine.
     """
 
     def __init__(
@@ -77,13 +74,16 @@ class Aggregator:
         run_blocking: RunBlocking | None = None,
         reachable: Reachable | None = None,
         rng: random.Random | None = None,
+        lag: LoopLag | None = None,
         wall: Callable[[], float] = time.time,
+        instance: str | None = None,
     ) -> None:
         if (task is None) == (evaluator is None):
             raise InvalidState("an aggregator needs a task or an evaluator, not both")
         self.settings = settings
         self._task, self._transport, self._evaluator, self._run_blocking = task, transport, evaluator, run_blocking
-        self._reachable, self._rng, self._wall = reachable, rng or random.Random(), wall
+        self._reachable, self._rng, self._lag, self._wall = reachable, rng or random.Random(), lag, wall
+        self._instance = instance or secrets.token_hex(8)
         self._serving: _Serving | None = None
         self.folder = settings.output.folder / run_name(settings)
 
@@ -99,7 +99,7 @@ class Aggregator:
             journal = await Journal.open(folder.journal, run_blocking)
             evaluator = self._evaluator or TaskEvaluator(self._task_given(), run_blocking)
             try:
-                now, instance = asyncio.get_running_loop().time(), secrets.token_hex(8)
+                now, instance = asyncio.get_running_loop().time(), self._instance
                 opened = await open_run(
                     self.settings,
                     folder,
@@ -110,7 +110,7 @@ class Aggregator:
                     now=now,
                     wall=self._wall,
                 )
-                self._serving = _Serving(opened, evaluator, run_blocking, instance, self._wall)
+                self._serving = _Serving(opened, evaluator, run_blocking, instance, self._lag, self._wall)
                 async with self._reachable(folder, self.tell) if self._reachable else contextlib.nullcontext():
                     return await self._serving.serve(self._transport, self._rng)
             except BaseExceptionGroup as group:
@@ -145,9 +145,10 @@ class _Serving:
         evaluator: Evaluator,
         run_blocking: RunBlocking,
         instance: str,
+        lag: LoopLag | None,
         wall: Callable[[], float],
     ) -> None:
-        self._opened, self._evaluator, self._run_blocking, self._wall = opened, evaluator, run_blocking, wall
+        self._opened, self._run_blocking, self._lag = opened, run_blocking, lag
         self._settings, self._machine = opened.settings, opened.machine
         transfer = self._settings.transfer
         self._uploads = Uploads(max_bytes=transfer.granted_bytes, max_chunks=transfer.granted_chunks)
@@ -170,7 +171,7 @@ class _Serving:
             intake=self._intake,
             tell=self._tell,
         )
-        self._words = Announcements(self._settings, run=opened.run, machine=self._machine, instance=instance)
+        self._words = Announcements(self._settings, run=opened.run, machine=self._machine, instance=instance, lag=lag)
         self._session = Session(opened, self._words, self._reception, tell=self._tell, wall=wall)
         self._versions = VersionMaking(
             self._settings,
@@ -184,7 +185,7 @@ class _Serving:
         self._results = Results(opened, wall)
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows = RowWriter(opened.journal, tell=self._tell, execute=self._execute)
-        self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._upkeep = Upkeep(opened, run_blocking, tell=self._tell, wall=wall)
         self._settled = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -214,12 +215,13 @@ class _Serving:
                 group.create_task(self._rows.run(), name="journal"),
                 group.create_task(self._versions.run(), name="versions"),
                 group.create_task(self._grant(), name="grants"),
-                group.create_task(self._do_chores(), name="chores"),
-                group.create_task(self._keep_time(), name="clock"),
+                group.create_task(self._upkeep.run(), name="upkeep"),
                 group.create_task(self._decide(), name="machine"),
             ]
+            if self._lag is not None:
+                tasks.append(group.create_task(self._lag.run(), name="loop-lag"))
             cause = await self._ended
-            await self._chores.join()
+            await self._upkeep.done()
             await self._run_blocking(Lane.DISK, partial(self._results.finish, self._machine.version))
             await self._answer_the_last()
             await self._session.say_goodbye()
@@ -289,7 +291,7 @@ class _Serving:
             case ev.RoundEnded():
                 self._round_ended(command)
             case ev.EvaluationDone():
-                self._chores.put_nowait(partial(self._evaluated, command))
+                self._upkeep.put(partial(self._evaluated, command))
             case ev.Finish(cause=cause):
                 if not self._ended.done():
                     self._ended.set_result(cause)
@@ -298,8 +300,9 @@ class _Serving:
 
     def _round_ended(self, ended: ev.RoundEnded) -> None:
         participants = self._versions.participants if ended.outcome == "committed" else ()
-        record = partial(self._results.round_ended, ended, participants=participants, **self._bytes())
-        self._chores.put_nowait(partial(self._run_blocking, Lane.DISK, record))
+        lag = None if self._lag is None else self._lag.end_round()
+        record = partial(self._results.round_ended, ended, participants=participants, lag=lag, **self._bytes())
+        self._upkeep.put_blocking(record)
 
     async def _evaluated(self, done: ev.EvaluationDone) -> None:
         metrics = await self._run_blocking(Lane.DISK, partial(self._results.evaluated, done))
@@ -319,19 +322,8 @@ class _Serving:
         is_best = 0 < self._machine.stopping.best_version == version
         keep = {*self._opened.models, version}
         tidy = partial(self._results.committed, state, keep, is_best=is_best)
-        self._chores.put_nowait(partial(self._run_blocking, Lane.DISK, tidy))
+        self._upkeep.put_blocking(tidy)
         self._session.committed(self._versions.blob)
-
-    async def _do_chores(self) -> None:
-        """Write and delete what no decision depends on."""
-        while True:
-            chore = await self._chores.get()
-            try:
-                await chore()
-            except OSError as error:
-                log.error("chore_failed", error=str(error))
-            finally:
-                self._chores.task_done()
 
     async def _grant(self) -> None:
         """Grant chunks as the budget allows, when something arrived and when nothing does."""
@@ -342,34 +334,6 @@ class _Serving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._uploads.deadline):
                     await self._intake.changed.wait()
-
-    async def _keep_time(self) -> None:
-        """Store where the timers stand, and look whether the disk can take what is still to come."""
-        machine = self._machine
-        while True:
-            await asyncio.sleep(CLOCK_EVERY_S)
-            left_s = machine.seconds_left(self._now())
-            try:
-                if left_s is not None:
-                    clock = RoundClock(
-                        round_id=machine.round_id,
-                        left_s=left_s,
-                        n_extensions=machine.timer.n_extensions,
-                        wall_s=self._wall(),
-                    )
-                    await self._opened.journal.store_clock(clock)
-                is_low = await self._is_disk_low()
-            except (ConfigError, OSError) as error:
-                log.error("disk_failed", error=str(error))
-                is_low = True
-            if is_low != (PauseCause.DISK in machine.pausing.causes):
-                self._tell(ev.DiskLow() if is_low else ev.DiskFree())
-
-    async def _is_disk_low(self) -> bool:
-        size = 4 * self._opened.aggregation.state.spec.n_params
-        promised = sum(lease.record.max_bytes for lease in self._machine.leases.open())
-        disk = await self._run_blocking(Lane.DISK, partial(shutil.disk_usage, self._opened.folder.path))
-        return disk.free < promised + VERSIONS_AHEAD * size + SPARE_BYTES
 
     # the end
 
@@ -386,4 +350,5 @@ class _Serving:
     def _result(self, cause: str) -> RunResult:
         counts = {str(state): n for state, n in self._machine.leases.counts().items()}
         refused = {str(reason): n for reason, n in self._reception.refused.items()}
-        return self._results.result(cause, counts=counts, refused=refused, **self._bytes())
+        lag = None if self._lag is None else self._lag.over_the_run()
+        return self._results.result(cause, counts=counts, refused=refused, lag=lag, **self._bytes())

@@ -330,6 +330,7 @@ class AggregatorStatus(WireMessage):
     population: Annotated[dict[Word, Count], Field(max_length=16)] = {}
     seconds_left: Seconds | None = None
     metrics: ShownMetrics = {}
+    loop_lag_ms: Annotated[dict[Word, Finite], Field(max_length=8)] = {}
 
 
 def metric(value: WireMetric) -> Metric:
