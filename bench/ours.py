@@ -1,0 +1,167 @@
+"""FedMQ as a user runs it: Mosquitto, `python -m aggregator run`, and real devices, several to a process.
+
+Everything is durable: each update is in a synchronised file and in the journal before its receipt, each device keeps
+its update in its outbox until then, each version is a synchronised file.
+
+Not here: what is done in a round (`task.py`).
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.numpy import load_file
+
+from bench.turn import ROUND_LIMIT_S, Meter, Say, Setting, Turn
+from bench.work import MODEL_BYTES, NAME, deviation
+from broker.config import BrokerSettings
+from broker.mqtt import MqttTransport
+from broker.server.mosquitto import running_mosquitto
+from shared.config import ENV_PREFIX
+from shared.errors import FederationError, leaf_of
+from shared.messages import Round
+from shared.topics import RoundTopic, Topics
+from shared.wire import decode
+from simulator.processes import Child, child_process
+from simulator.settings_files import as_toml
+
+__all__ = ["Ours"]
+
+RUN: Final = "bench"
+"""Of the run and of the fleet."""
+WINDOW_S: Final = 600.0
+"""No round is cut short: all devices report in every round."""
+LEAVE_S: Final = 60.0
+"""Everybody has left by then, once the run is finished."""
+
+
+class Ours:
+    """FedMQ, with its default settings but for those of the rounds."""
+
+    name = "ours"
+
+    async def turn(self, setting: Setting, say: Say) -> Turn:
+        """See `Contender`."""
+        folder = setting.folder
+        folder.mkdir(parents=True)
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(running_mosquitto())
+            children: list[Child] = []
+            for name, module, arguments in self._programs(setting, broker.url):
+                log = folder / f"{name}.log"
+                process = child_process(name, module, arguments, log=log, environment=_environment(setting))
+                children.append(await stack.enter_async_context(process))
+            aggregator = children[0]
+            meter = Meter(setting, server=aggregator.pid, broker=broker.pid, say=say)
+            await _while_all_run(children, _follow(broker.url, setting, meter))
+            async with asyncio.timeout(LEAVE_S):
+                for child in children:
+                    if (code := await child.ended()) != 0:
+                        raise child.failure(code)
+        _check(folder / RUN, setting)
+        return meter.result()
+
+    def _programs(self, setting: Setting, url: str) -> list[tuple[str, str, list[str]]]:
+        """Write everybody's settings; return (name, module, arguments) of each process, the aggregator's first."""
+        path = setting.folder / "aggregator.toml"
+        path.write_text(as_toml(_aggregator_settings(setting, url)))
+        programs = [("aggregator", "aggregator", ["run", str(path), "--log-level", "warning"])]
+        for number, share in enumerate(setting.shares()):
+            path = setting.folder / f"devices-{number}.toml"
+            path.write_text(as_toml(_device_settings(share, setting, url)))
+            programs.append((path.stem, "edge_client", ["--config", str(path), "--log-level", "warning"]))
+        return programs
+
+
+def _aggregator_settings(setting: Setting, url: str) -> dict[str, Any]:
+    return {
+        "task": "bench.task:task",
+        "fleet": RUN,
+        "run": RUN,
+        "broker": {"url": url},
+        "round": {
+            "mode": "sync",
+            "report_goal": setting.case.n_devices,
+            "over_selection": 1.0,
+            "quorum": 1.0,
+            "window_s": {"min": WINDOW_S, "max": WINDOW_S},
+        },
+        "transfer": {"reconnect_window_s": 0.0},  # everybody comes at once, so that the warm-up is short
+        "evaluation": {"central_every": 0},
+        "stop": {"rounds": setting.n_rounds_in_all},
+        "output": {"folder": str(setting.folder), "keep_best": False},
+    }
+
+
+def _device_settings(share: range, setting: Setting, url: str) -> dict[str, Any]:
+    return {
+        "task": "bench.task:task",
+        "fleet": RUN,
+        "broker": {"url": url},
+        "folder": str(setting.folder / "devices"),
+        "until_finished": True,
+        "devices": [{"id": f"device-{number}"} for number in share],
+    }
+
+
+def _environment(setting: Setting) -> dict[str, str]:
+    return {
+        # settings of ours that somebody has set for something else
+        **{name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)},
+        MODEL_BYTES: str(setting.case.model_bytes),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
+    }
+
+
+async def _while_all_run(children: Sequence[Child], work: Awaitable[None]) -> None:
+    """Await `work`; a process that ends meanwhile has failed."""
+
+    async def guard(child: Child) -> None:
+        raise child.failure(await child.ended())
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            guards = [group.create_task(guard(child), name=child.name) for child in children]
+            await work
+            for each in guards:
+                each.cancel()
+    except BaseExceptionGroup as errors:
+        raise leaf_of(errors) from errors
+
+
+async def _follow(url: str, setting: Setting, meter: Meter) -> None:
+    """Tell the meter of every version, as any subscriber learns of it, until the last one that counts.
+
+    Raises:
+        FederationError: a round does not end.
+    """
+    loop = asyncio.get_running_loop()
+    version = 0
+    async with MqttTransport(BrokerSettings(url=url), "bench-watch").connect() as connection:
+        await connection.subscribe([Topics(RUN).build(RoundTopic(RUN))])
+        messages = connection.messages()
+        while version < setting.n_rounds_in_all - 1:
+            try:
+                async with asyncio.timeout(ROUND_LIMIT_S):
+                    manifest = decode(Round, (await anext(messages)).payload)
+            except TimeoutError as error:
+                what = f"version {version + 1} is not there after {ROUND_LIMIT_S:g} s"
+                raise FederationError(f"{what}; the logs are in {setting.folder}") from error
+            if manifest.model.version > version:
+                version = manifest.model.version
+                meter.round_ended(loop.time())
+
+
+def _check(run_folder: Path, setting: Setting) -> None:
+    """Refuse a run whose model is not what its rounds should have made of it.
+
+    Raises:
+        FederationError: it is not, so that nothing measured means anything.
+    """
+    model = load_file(run_folder / "final.safetensors")[NAME]
+    difference = deviation(model, setting.n_rounds_in_all)
+    if model.size != setting.case.n_params or difference != 0:
+        raise FederationError(f"the final model is wrong by up to {difference:g}; the run is in {run_folder}")

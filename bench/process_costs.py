@@ -1,0 +1,61 @@
+"""What a process has cost so far, read from Linux's /proc: seconds of CPU, and the most memory it ever had.
+
+Not here: when to look (`turn.py`).
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from shared.errors import ConfigError
+
+__all__ = ["check_proc", "cpu_seconds", "peak_rss_bytes"]
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# Counted from the state, which follows the name in parentheses: see proc_pid_stat(5).
+_PARENT, _FIRST_CPU, _LAST_CPU = 1, 11, 14
+
+
+def check_proc() -> None:
+    """Refuse a machine without /proc.
+
+    Raises:
+        ConfigError: it is not Linux.
+    """
+    if not Path("/proc/self/stat").exists():
+        raise ConfigError("CPU and memory are read from /proc, which this machine does not have", hint="use Linux")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU that a process and its descendants have used, ended ones that were waited for included.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    stats = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                stats[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                continue
+    if pid not in stats:
+        raise ProcessLookupError(f"there is no process {pid}")
+    family, ticks = [pid], 0
+    for member in family:  # grows while it is walked
+        family += [child for child, stat in stats.items() if int(stat[_PARENT]) == member]
+        ticks += sum(map(int, stats[member][_FIRST_CPU : _LAST_CPU + 1]))
+    return ticks / _TICKS
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Return the most memory that a process has had resident (VmHWM), without its children's.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"there is no process {pid}") from error
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
