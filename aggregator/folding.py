@@ -58,9 +58,9 @@ def verify(codec: Codec, data: Bytes, n_params: int, *, max_norm: float | None =
     scratch = np.empty(min(BLOCK_PARAMS, n_params), dtype=np.float64)
     for _, block in blocks_of(codec, data, n_params):
         wide = scratch[: len(block)]
-        wide[:] = block
         # no square of a finite float32 overflows a float64, so the sum is finite exactly when every value is
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # a signalling NaN complains already when it is widened
+            wide[:] = block
             squares += float(np.dot(wide, wide))
         if not math.isfinite(squares):
             raise PeerError(Reason.NOT_FINITE, "the update has NaN or Inf")

@@ -60,7 +60,8 @@ class Intake:
         self._reports: dict[str, Report] = {}
         self._mismatches: dict[str, int] = {}
         self._under_check: set[str] = set()  # whole, and not yet decided
-        # bounded by the grants and, for offers, by each device's message rate
+        self._to_begin: set[str] = set()  # offered, and not yet taken up
+        # bounded by the grants and by the open leases: a lease waits once, however often it is offered
         self._disk: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
         self._checks: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
         self.unwritten_bytes = 0
@@ -86,8 +87,9 @@ class Intake:
         if report.data is not None:
             self._under_check.add(lease)
             self._checks.put_nowait((lease, partial(self._check_inline, report, report.data)))
-        else:
-            self._disk.put_nowait((lease, partial(self._begin, report)))
+        elif lease not in self._to_begin:
+            self._to_begin.add(lease)
+            self._disk.put_nowait((lease, partial(self._begin, lease)))
 
     def take_finished(self, lease: str) -> None:
         """Check a whole update that a restart found on disk without a decision."""
@@ -95,17 +97,33 @@ class Intake:
         self._checks.put_nowait((lease, partial(self._check_file, lease)))
 
     def chunk(self, lease: str, index: int, payload: bytes, now: float) -> None:
-        """Take a chunk.
+        """Take a chunk. One that nobody asked for, such as one that comes late, is kept while there is memory for it.
 
         Raises:
-            PeerError: it was never asked for (`chunk`).
+            PeerError: it is not wanted (`chunk`).
         """
-        if self.unwritten_bytes >= self._uploads.max_bytes and not self._uploads.is_granted(lease, index):
-            return  # nobody asked for it, and the memory for it is spent: it will be asked for later
+        if not self._uploads.is_granted(lease, index):
+            spoken_for = self._uploads.granted_bytes + self.unwritten_bytes
+            if spoken_for + len(payload) > self._uploads.max_bytes:
+                raise PeerError(Reason.CHUNK, "nobody asked for it, and the memory of uploads is spoken for")
         if self._uploads.arrive(lease, index, len(payload), now):
             self.unwritten_bytes += len(payload)
             self._disk.put_nowait((lease, partial(self._write, lease, index, payload)))
         self.changed.set()
+
+    def is_granted(self, lease: str, index: int) -> bool:
+        """Return whether a chunk was asked for, and has not arrived."""
+        return self._uploads.is_granted(lease, index)
+
+    @property
+    def n_reports(self) -> int:
+        """How many leases have a report that waits for a decision."""
+        return len(self._reports)
+
+    @property
+    def n_waiting(self) -> int:
+        """How many steps wait for the disk or for a check."""
+        return self._disk.qsize() + self._checks.qsize()
 
     def drop(self, lease: str) -> None:
         """Nothing more is wanted under a lease."""
@@ -140,11 +158,13 @@ class Intake:
                 self._uploads.release(lease)
                 self._under_check.discard(lease)
 
-    async def _begin(self, report: Report) -> None:
+    async def _begin(self, lease: str) -> None:
+        self._to_begin.discard(lease)
+        report = self._reports.get(lease)
+        if report is None or report.data is not None or lease in self._under_check:
+            return  # decided, or sent as a whole, while this waited
         if report.size is None or report.sha256 is None or report.chunk_bytes is None:
             raise PeerError(Reason.FIELDS, "an offer has size, sha256 and chunk_bytes")
-        if report.lease in self._under_check or self._reports.get(report.lease) is not report:
-            return  # decided, or offered again, while this waited
         layout = ChunkLayout(report.size, report.chunk_bytes)
         known = self._uploads.get(report.lease)
         if known is None:

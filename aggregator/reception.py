@@ -122,6 +122,8 @@ class Reception:
     def _chunk(self, lease: Lease, index: int, payload: bytes, now: float) -> None:
         if lease.state.is_final:
             return  # sent before its receipt arrived
+        if not self._intake.is_granted(lease.record.lease, index):
+            self._rates.take(lease.record.device, now)
         self._intake.chunk(lease.record.lease, index, payload, now)
         self._tell(Progressed(device=lease.record.device, lease=lease.record.lease))
 

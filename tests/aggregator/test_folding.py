@@ -47,6 +47,14 @@ def test_verify_with_one_value_that_is_not_finite_refuses(where: int, value: flo
     assert refused.value.reason is Reason.NOT_FINITE
 
 
+def test_verify_with_a_signalling_nan_refuses_and_warns_of_nothing() -> None:
+    """Random bytes hold NaNs that complain when they are widened."""
+    data = np.array([0x7F800001, 0xFF800001], dtype="<u4").tobytes()
+    with pytest.raises(PeerError) as refused:
+        verify(CODECS["float32"], data, 2)
+    assert refused.value.reason is Reason.NOT_FINITE
+
+
 def test_verify_with_huge_but_finite_values_accepts() -> None:
     """A square that overflows float32 is no reason to refuse."""
     update = np.full(3, 3e38, dtype=np.float32)

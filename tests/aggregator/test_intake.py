@@ -320,11 +320,45 @@ async def test_chunks_that_nobody_asked_for_do_not_fill_the_memory(tmp_path: Pat
     async with working(Desk(tmp_path, n_params=n_params, max_bytes=10 * CHUNK_BYTES)) as desk:
         desk.offer(an_offer(update))
         await asyncio.sleep(0.1)
-        for index in range(100):
+        for index in range(10):
             desk.chunk(update, index)
+        for index in range(10, 100):
+            with pytest.raises(PeerError, match="nobody asked for it"):
+                desk.chunk(update, index)
         assert desk.intake.unwritten_bytes == 10 * CHUNK_BYTES
         await asyncio.sleep(1.0)
         assert desk.intake.unwritten_bytes == 0
         sent = await desk.send(update)
     assert sent == list(range(10, 100))
     assert [type(each) for each in desk.told] == [ev.Verified]
+
+
+async def test_chunk_that_nobody_asked_for_leaves_room_for_those_that_were(tmp_path: Path) -> None:
+    """What is granted and what waits for the disk stay within the budget together, whatever else arrives."""
+    n_params = 100 * CHUNK_BYTES // 4
+    update = an_update(n_params=n_params)
+    async with working(Desk(tmp_path, n_params=n_params, max_bytes=5 * CHUNK_BYTES)) as desk:
+        desk.offer(an_offer(update))
+        await asyncio.sleep(0.1)
+        (grant,) = desk.uploads.grants(desk.now)
+        assert grant.ranges == [(0, 3)]
+        desk.chunk(update, 50)
+        with pytest.raises(PeerError):
+            desk.chunk(update, 51)
+        for index in range(4):
+            desk.chunk(update, index)
+        assert desk.uploads.granted_bytes + desk.intake.unwritten_bytes == 5 * CHUNK_BYTES
+
+
+async def test_offers_of_one_lease_wait_once_however_often_they_come(tmp_path: Path) -> None:
+    """What waits for the disk is bounded by leases, not by messages; the last offer is the one that counts."""
+    updates = [an_update(seed) for seed in range(50)]
+    async with working(Desk(tmp_path)) as desk:
+        for update in updates:
+            desk.offer(an_offer(update))
+        assert desk.intake.n_waiting == 1
+        assert desk.intake.n_reports == 1
+        await desk.send(updates[-1])
+    (verified,) = desk.told
+    assert isinstance(verified, ev.Verified)
+    assert bytes(desk.files.open(LEASE).data) == updates[-1]

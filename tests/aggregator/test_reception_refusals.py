@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aggregator import events as ev
 from broker.transport import Message
+from shared.chunking import ChunkLayout, from_ranges
 from shared.errors import Reason
 from shared.messages import DeviceStatus, Holding
 from shared.topics import CheckInTopic, ChunkTopic, ReportTopic, StatusTopic
@@ -192,6 +193,24 @@ def test_chunk_that_nobody_asked_for_is_refused(desk: Desk, index: int) -> None:
     lease = desk.lease()
     assert desk.receive(TOPICS.build(ChunkTopic("d0", lease, index)), UPDATE) == []
     assert desk.reception.refused == {Reason.CHUNK: 1}
+
+
+def test_chunks_that_nobody_asked_for_count_against_the_rate_and_granted_ones_do_not(desk: Desk) -> None:
+    """A burst of fifty and five a second; what was granted comes as fast as the link gives it."""
+    lease, update = desk.lease(), bytes(200 * 4096)
+    uploads = desk.intake._uploads
+    uploads.offer(lease, "a" * 64, ChunkLayout(len(update), 4096))
+    n_granted = 0
+    while n_granted < 150:
+        for grant in uploads.grants(0.0):
+            for index in from_ranges(grant.ranges, n=200):
+                topic = TOPICS.build(ChunkTopic("d0", lease, index))
+                desk.reception.receive(Message(topic, update[:4096]), 0.0)
+                n_granted += 1
+    assert desk.n_refused == 0
+    for _ in range(60):
+        desk.reception.receive(Message(TOPICS.build(ChunkTopic("d0", lease, 0)), update[:4096]), 0.0)
+    assert desk.reception.refused == {Reason.RATE: 10}
 
 
 @pytest.mark.parametrize(
