@@ -1,4 +1,4 @@
-"""`python -m edge_client`: take part in a fleet, from this machine."""
+"""`python -m edge_client`: take part in a fleet, from this machine; `outbox` shows what it holds."""
 
 import edge_client.lean_imports  # isort: skip  # noqa: F401  # before anything that imports structlog or typer
 
@@ -15,6 +15,7 @@ from broker.config import BrokerSettings
 from broker.mqtt import MqttTransport
 from edge_client.config import DeviceSettings, EdgeSettings
 from edge_client.hosting import HostedDevice, run_many
+from edge_client.outbox_command import outbox
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.logs import LogLevel, set_up_logs
@@ -24,10 +25,12 @@ from shared.topics import NAME
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(outbox, name="outbox")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; the options below override it.")] = None,
     broker: Annotated[str | None, typer.Option(help="Broker, mqtt://host:port or mqtts://user@host:port.")] = None,
     fleet: Annotated[str | None, typer.Option(help="Fleet to take part in.")] = None,
@@ -50,6 +53,8 @@ def main(
     Exit codes: 0 ended as asked; 2 a setting, the task or the data is wrong, or, with --once, another device uses this
     id; 3 the broker refuses the credentials; 4 another process has this device's folder.
     """
+    if context.invoked_subcommand is not None:
+        return
     try:
         level = _level(log_level)
         overrides = {

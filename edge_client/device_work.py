@@ -18,7 +18,7 @@ from edge_client.events import HeldReport, Settle
 from edge_client.local_state import LocalState
 from edge_client.model_cache import CachedModel, ModelCache
 from edge_client.outbox import Outbox
-from edge_client.state_folder import write_durably
+from edge_client.saved_numbers import SavedNumber
 from edge_client.training import Finished, Gate, carry_out
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.blocking import Lane, RunBlocking
@@ -68,11 +68,17 @@ class DeviceWork:
     ) -> None:
         folder = settings.state_folder(client.id)
         self._task, self._client, self._run_blocking, self._clock = task, client, run_blocking, clock
-        self._pace_path = folder / "chunk_bytes"
+        self._chunk_bytes = SavedNumber(folder / "chunk_bytes", least=LEAST_CHUNK_BYTES)
+        self._epoch = SavedNumber(folder / "epoch", least=0)
+        self.saved_chunk_bytes: int | None = None
+        """The chunk size that this link had come down to before the start; None: nothing known."""
+        self.saved_epoch: int | None = None
+        """The highest epoch seen before the start; None: none."""
         self.outbox = Outbox(
             folder / "outbox",
             quota_bytes=settings.outbox.quota_bytes,
             keep_s=settings.outbox.keep_days * SECONDS_A_DAY,
+            clock=clock,
         )
         self.cache = ModelCache(folder / "models", settings.cache.quota_bytes)
         self._state = LocalState(folder / "state")
@@ -93,13 +99,16 @@ class DeviceWork:
         """Read what is there, and ask the task for its spec unless it is given.
 
         Raises:
-            ConfigError: the task does not say what its model is.
+            ConfigError: the task does not say what its model is, or the folder cannot be used.
         """
         self._spec = spec or await self.blocking(Lane.TRAINING, partial(spec_of, self._task))
+        self.saved_chunk_bytes = await self.blocking(Lane.DISK, self._chunk_bytes.read)
+        self.saved_epoch = await self.blocking(Lane.DISK, self._epoch.read)
         await self.blocking(Lane.DISK, self.outbox.load)
         leases = [entry.lease for entry in self.outbox.entries]
         self._offered.update(leases)  # perhaps, by an earlier life
-        await self.blocking(Lane.DISK, partial(self._state.keep_only, leases))
+        damaged = await self.blocking(Lane.DISK, lambda: self.outbox.damaged)
+        await self.blocking(Lane.DISK, partial(self._state.open, {*leases, *damaged}))
 
     async def blocking(self, lane: Lane, work: Callable[[], T]) -> T:
         """Run something off the loop, with the log's fields of this device."""
@@ -191,31 +200,17 @@ class DeviceWork:
         self._offered.add(lease)
         return is_first
 
-    def saved_pace(self) -> int | None:
-        """Return the chunk size that this link had come down to, in bytes; None: nothing known."""
-        try:
-            size = int(self._pace_path.read_text())
-        except (OSError, ValueError):
-            return None
-        return size if size >= LEAST_CHUNK_BYTES else None
-
-    async def save_pace(self, chunk_bytes: int | None) -> None:
+    async def save_chunk_bytes(self, chunk_bytes: int | None) -> None:
         """Remember the chunk size that this link can take, in bytes; None: any."""
+        await self.blocking(Lane.DISK, partial(self._chunk_bytes.write, chunk_bytes))
 
-        def save() -> None:
-            try:
-                write_durably(self._pace_path, str(chunk_bytes or "").encode())
-            except OSError as error:
-                self._log.warning("chunk_size_not_kept", cause=str(error))
-
-        await self.blocking(Lane.DISK, save)
+    async def save_epoch(self, epoch: int) -> None:
+        """Remember the highest epoch seen."""
+        await self.blocking(Lane.DISK, partial(self._epoch.write, epoch))
 
     def _keep(self, order: Assignment, finished: Finished) -> list[str]:
         if finished.state is not None:
-            try:
-                self._state.stage(order.lease, order.run, finished.state)
-            except OSError as error:
-                self._log.error("local_state_not_kept", lease=order.lease, cause=str(error))
+            self._state.stage(order.lease, order.run, finished.state)
         return self.outbox.put(
             finished.report, round=order.round, version=order.model.version, payload=finished.payload
         )

@@ -28,6 +28,7 @@ __all__ = [
     "FollowRun",
     "GrantChunks",
     "HeldReport",
+    "KeepEpoch",
     "ModelFetched",
     "ModelMissing",
     "Offer",
@@ -311,6 +312,13 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepEpoch:
+    """Remember the highest epoch seen: a lower one counts for nothing, after a reboot either."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is over, and nothing of it is left here."""
 
@@ -322,4 +330,4 @@ Sending: TypeAlias = (
 )
 """Commands that need a link; there are none of them while there is no connection, but the two that stop."""
 
-Command: TypeAlias = Sending | BeginTraining | CancelTraining | Settle | StayAway | Announce | RunFinished
+Command: TypeAlias = Sending | BeginTraining | CancelTraining | Settle | StayAway | Announce | KeepEpoch | RunFinished

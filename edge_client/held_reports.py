@@ -12,8 +12,9 @@ from random import Random
 
 from edge_client.config import TimerSettings
 from edge_client.events import HeldReport
+from edge_client.phases import LiveLease
 from shared.errors import InvalidState
-from shared.messages import RetryWindow
+from shared.messages import Holding, RetryWindow
 
 __all__ = ["OFFERS_UNTIL_PARKED", "HeldReports", "jittered"]
 
@@ -65,6 +66,13 @@ class HeldReports:
     def reports(self) -> list[HeldReport]:
         """All of them, those of the served run first."""
         return sorted((s.report for s in self._schedules.values()), key=lambda r: r.run != self._served)
+
+    def holdings(self, live: LiveLease | None) -> list[Holding]:
+        """Return every lease that this device still has: the one it works on first, then the reports."""
+        holds = [Holding(lease=report.lease, run=report.run) for report in self.reports]
+        if live is not None and live.lease not in self:
+            holds.insert(0, Holding(lease=live.lease, run=live.run))
+        return holds
 
     def is_parked(self, lease: str) -> bool:
         """Whether the device is idle in spite of this report."""

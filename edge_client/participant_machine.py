@@ -8,7 +8,6 @@ cannot be raises `InvalidState` and changes nothing.
 Not here: carrying commands out (`service.py`), the timers of single reports (`held_reports.py`).
 """
 
-from collections import deque
 from collections.abc import Iterable
 from random import Random
 from typing import assert_never
@@ -17,17 +16,15 @@ from edge_client import events
 from edge_client.config import TimerSettings
 from edge_client.eligibility import Refusal
 from edge_client.events import Command, Event, HeldReport, Settle
+from edge_client.final_leases import FinalLeases
 from edge_client.finished_runs import FinishedRuns
 from edge_client.held_reports import HeldReports
 from edge_client.phases import LiveLease, Phase, check_transition
 from edge_client.presence import CLONED, Presence
 from shared.errors import Reason
-from shared.messages import Action, Assignment, Control, Fleet, Holding, Outcome, Receipt, Round, RoundState
+from shared.messages import Action, Assignment, Control, Fleet, Outcome, Receipt, Round, RoundState
 
-__all__ = ["KEPT_FINALS", "ParticipantMachine"]
-
-KEPT_FINALS = 64
-"""Final leases a device remembers; an assignment that names one is ignored."""
+__all__ = ["ParticipantMachine"]
 
 
 class ParticipantMachine:
@@ -40,6 +37,7 @@ class ParticipantMachine:
         rng: where all jitter comes from.
         held: reports that were in the outbox at the start.
         finals: leases that were final at the start, oldest first.
+        epoch: the highest that an earlier life has seen.
     """
 
     def __init__(
@@ -51,14 +49,14 @@ class ParticipantMachine:
         rng: Random,
         held: Iterable[HeldReport] = (),
         finals: Iterable[str] = (),
+        epoch: int | None = None,
     ) -> None:
         self._timers = timers
-        self._presence = Presence(boot=boot, spec=spec, timers=timers, rng=rng)
+        self._presence = Presence(boot=boot, spec=spec, timers=timers, rng=rng, epoch=epoch)
         self._held = HeldReports(timers, rng, held)
-        self._finals: deque[str] = deque(finals, maxlen=KEPT_FINALS)
+        self._finals = FinalLeases(finals)
         self._phase = Phase.IDLE
         self._live: LiveLease | None = None
-        self._rounds: dict[str, Round] = {}
         self._finished = FinishedRuns(self._is_clear_of)
         self._status_at: float | None = None
         self._commands: list[Command] = []
@@ -144,6 +142,8 @@ class ParticipantMachine:
                 self._on_deadline(now)
             case _:
                 assert_never(event)
+        if (epoch := self._presence.epoch_to_keep()) is not None:
+            self._commands.append(events.KeepEpoch(epoch))
         for run in self._finished.over(now):
             if self._presence.run in (None, run):
                 self._commands.append(events.RunFinished(run))
@@ -189,8 +189,8 @@ class ParticipantMachine:
     def _on_round(self, manifest: Round, now: float, *, retained: bool) -> None:
         if self._presence.is_stale(manifest.epoch, now, retained=retained, answers_us=False):
             return
-        self._rounds[manifest.run] = manifest
-        self._explain_spec()
+        self._presence.saw(manifest)
+        self._ask_for_spec()
         if manifest.state is not RoundState.FINISHED:
             self._finished.goes_on(manifest.run)
             return
@@ -277,18 +277,16 @@ class ParticipantMachine:
                 announcement = self._presence.come_back(control, Reason.PROTOCOL, now)
         if announcement is not None:
             self._commands.append(announcement)
-            self._explain_spec()
+            self._ask_for_spec()
         if self._presence.refusal != refusal:
             self._send_status(now)
         if control.reason is Reason.CLONED_ID and self._presence.deadline is not None:
             self._commands.append(events.StayAway(self._presence.deadline - now, CLONED))
 
-    def _explain_spec(self) -> None:
-        """Ask once in which parameter the task differs, as soon as the run's model is known."""
-        manifest = self._rounds.get(self._presence.run or "")
-        if manifest and self._presence.is_connected and self._presence.wants_explanation():
-            self._presence.explaining()
-            self._commands.append(events.ExplainSpec(manifest.run, manifest.model))
+    def _ask_for_spec(self) -> None:
+        question = self._presence.ask_for_spec()
+        if question is not None:
+            self._commands.append(question)
 
     def _on_eligibility(self, event: events.EligibilityRead, now: float) -> None:
         has_changed = self._presence.looked(event.refusal, event.conditions, event.memory_bytes)
@@ -364,8 +362,7 @@ class ParticipantMachine:
             self._check_in(now)
 
     def _conclude(self, settle: Settle) -> None:
-        if settle.lease not in self._finals:
-            self._finals.append(settle.lease)
+        self._finals.add(settle.lease)
         self._commands.append(settle)
 
     def _offer(self, lease: str, now: float) -> None:
@@ -383,9 +380,7 @@ class ParticipantMachine:
         return self._live is None and all(report.run != run for report in self._held.reports)
 
     def _check_in(self, now: float, *, missing: str | None = None) -> None:
-        holds = [Holding(lease=report.lease, run=report.run) for report in self._held.reports]
-        if self._live and self._live.lease not in self._held:
-            holds.insert(0, Holding(lease=self._live.lease, run=self._live.run))
+        holds = self._held.holdings(self._live)
         is_idle = self._phase is Phase.IDLE
         self._commands.append(events.SendCheckIn(self._presence.check_in(holds, now, is_idle=is_idle, missing=missing)))
 

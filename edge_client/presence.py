@@ -10,15 +10,15 @@ Pure. Not here: which lease is worked on (`participant_machine.py`).
 from collections import deque
 from collections.abc import Iterable
 from random import Random
-from typing import Literal
 
 from edge_client.config import TimerSettings
 from edge_client.eligibility import Refusal
-from edge_client.events import Announce
+from edge_client.events import Announce, ExplainSpec
 from edge_client.held_reports import jittered
+from edge_client.spec_question import SpecQuestion
 from shared.codecs import CODECS
 from shared.errors import InvalidState, Reason
-from shared.messages import MAX_HOLDS, PROTOCOL_VERSION, CheckIn, Control, Fleet, Holding
+from shared.messages import MAX_HOLDS, PROTOCOL_VERSION, CheckIn, Control, Fleet, Holding, Round
 
 __all__ = ["CLONED", "Presence"]
 
@@ -37,17 +37,19 @@ class Presence:
         spec: digest of the task's parameters.
         timers: how long to wait.
         rng: where the jitter comes from.
+        epoch: the highest that an earlier life of this device has seen.
     """
 
-    def __init__(self, *, boot: str, spec: str, timers: TimerSettings, rng: Random) -> None:
+    def __init__(self, *, boot: str, spec: str, timers: TimerSettings, rng: Random, epoch: int | None = None) -> None:
         self._boot, self._spec, self._timers, self._rng = boot, spec, timers, rng
         self.is_connected = False
         self.fleet: Fleet | None = None
         self._connection = 0
-        self._epoch: int | None = None
+        self._epoch = self._kept_epoch = epoch
+        self._has_heard = False  # any epoch in this life
         self._refusal: Refusal | None = None
         self._turned_away: Refusal | None = None
-        self._explanation: Literal["unasked", "asked", "told"] = "unasked"
+        self._question = SpecQuestion()
         self._conditions: dict[str, bool | float | str] = {}
         self._memory_bytes: int | None = None
         self._idle_check_in_at: float | None = None
@@ -90,8 +92,7 @@ class Presence:
             raise InvalidState("disconnected without a connection")
         self.is_connected = False
         self._idle_check_in_at = self._epoch_check_in_at = None
-        if self._explanation == "asked":
-            self._explanation = "unasked"
+        self._question.link_lost()
         if not taken_over:
             return None
         self._takeovers.append(now)
@@ -114,13 +115,21 @@ class Presence:
         Returns:
             Whether the message is of an epoch that has ended, and is to be ignored.
         """
-        if self._epoch is not None and epoch <= self._epoch:
-            return epoch < self._epoch
-        is_first, self._epoch = self._epoch is None, epoch
+        if self._epoch is not None and epoch < self._epoch:
+            return True
+        is_first, is_new = not self._has_heard, epoch != self._epoch
+        self._epoch, self._has_heard = epoch, True
         # whoever wrote a retained first one was there to hear the check-in of this connection
-        if not (is_first and (retained or answers_us)):
+        if not (retained or answers_us) if is_first else is_new:
             self._check_in_soon(now)
         return False
+
+    def epoch_to_keep(self) -> int | None:
+        """Return the highest epoch if it is to be remembered beyond this life, once; else None."""
+        if self._epoch == self._kept_epoch:
+            return None
+        self._kept_epoch = self._epoch
+        return self._epoch
 
     def follow(self, fleet: Fleet, now: float, *, retained: bool) -> bool | None:
         """Take the limits of the fleet; return whether another run is served now, None when they are stale."""
@@ -130,7 +139,8 @@ class Presence:
         self.fleet = fleet  # first: a new epoch brings its own window
         self.is_stale(fleet.epoch, now, retained=retained, answers_us=False)
         if before is not None and before.run != fleet.run:
-            self._turned_away, self._explanation = None, "unasked"
+            self._turned_away = None
+            self._question.again()
             self._check_in_soon(now)
         return before is None or before.run != fleet.run
 
@@ -154,22 +164,23 @@ class Presence:
         if self._turned_away is not None and self._turned_away.reason is reason:
             return None
         detail = CLONED if reason is Reason.CLONED_ID else control.detail
-        self._turned_away, self._explanation = Refusal(reason, detail), "unasked"
+        self._turned_away = Refusal(reason, detail)
+        self._question.again()
         return Announce(reason, detail, wait_s)
 
-    def wants_explanation(self) -> bool:
-        """Whether the aggregator says that the task is of another model, and nobody has looked yet in what."""
-        away = self._turned_away
-        return away is not None and away.reason is Reason.SPEC and self._explanation == "unasked"
+    def saw(self, manifest: Round) -> None:
+        """The newest model of a run is known."""
+        self._question.saw(manifest)
 
-    def explaining(self) -> None:
-        """Somebody looks in what the task differs."""
-        self._explanation = "asked"
+    def ask_for_spec(self) -> ExplainSpec | None:
+        """Return the question in which parameter the task differs from the run's model, if it is to be asked now."""
+        return self._question.ask(self.run, self._turned_away) if self.is_connected else None
 
     def explained(self, detail: str) -> None:
         """It differs in this."""
         if self._turned_away is not None and self._turned_away.reason is Reason.SPEC:
-            self._turned_away, self._explanation = Refusal(Reason.SPEC, detail), "told"
+            self._turned_away = Refusal(Reason.SPEC, detail)
+            self._question.told()
 
     def welcome(self) -> None:
         """The aggregator gives this device work."""

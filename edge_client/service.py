@@ -41,6 +41,8 @@ from shared.wire import encode
 
 __all__ = ["EdgeClient"]
 
+EXPIRY_S = 3600.0
+"""Seconds between looks for reports that are kept too long."""
 GOODBYE_S = 2.0
 """Seconds that a link gets to take the last word."""
 
@@ -113,7 +115,7 @@ class EdgeClient:
         ):
             self._work = DeviceWork(self._settings, self._task, self._client, run_blocking, self._clock)
             await self._work.open(self._spec)
-            self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_pace())
+            self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_chunk_bytes)
             self._machine = ParticipantMachine(
                 boot=self._boot,
                 spec=self._work.spec.digest,
@@ -121,12 +123,14 @@ class EdgeClient:
                 rng=self._rng,
                 held=self._work.held(),
                 finals=self._work.outbox.finals,
+                epoch=self._work.saved_epoch,
             )
             try:
                 async with self._background:
                     tasks = [
                         self._background.create_task(self._keep_time(), name="deadlines"),
                         self._background.create_task(self._look_at_self(), name="conditions"),
+                        self._background.create_task(self._expire(), name="expiry"),
                     ]
                     await self._link.keep(
                         self._live,
@@ -168,7 +172,7 @@ class EdgeClient:
         finally:
             if self._pace.connection_ended(session.offered_chunk_bytes):
                 self._log.info("chunk_size_changed", chunk_bytes=self._pace.chunk_limit)
-                self._spawn(self._work.save_pace(self._pace.chunk_limit), "save chunk size")
+                self._spawn(self._work.save_chunk_bytes(self._pace.chunk_limit), "save chunk size")
         with suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await connection.publish(self._status_topic, self._farewell(), retained=True)
@@ -221,6 +225,16 @@ class EdgeClient:
             )
             await asyncio.sleep(self._settings.timers.conditions_interval_s)
 
+    async def _expire(self) -> None:
+        """Now and then drop what has waited too long for its outcome; a start comes first, and offers it once."""
+        while True:
+            await asyncio.sleep(EXPIRY_S)
+            self._tell_lost(await self._work.blocking(Lane.DISK, self._work.outbox.expire))
+
+    def _tell_lost(self, leases: list[str]) -> None:
+        for lease in leases:
+            self.tell(events.ReportLost(lease))
+
     def _execute(self, command: Command) -> None:
         match command:
             case events.BeginTraining(order):
@@ -241,6 +255,8 @@ class EdgeClient:
                 pass  # the error that ends it says so
             case events.Announce(reason, detail, retry_s):
                 self._log.warning("turned_away", reason=str(reason), detail=detail, next_try_in_s=round(retry_s))
+            case events.KeepEpoch(epoch):
+                self._spawn(self._work.save_epoch(epoch), f"save epoch {epoch}")
             case events.RunFinished(run):
                 self._log.info("run_finished", run=run)
                 if self._is_for_one_run:
@@ -279,8 +295,7 @@ class EdgeClient:
     async def _train(self, order: Assignment) -> None:
         dropped = await self._work.work(order)
         if dropped is not None:
-            for lease in dropped:
-                self.tell(events.ReportLost(lease))
+            self._tell_lost(dropped)
             self.tell(events.ReportStored(order.lease))
 
     def _fraction(self, lease: str | None) -> float | None:

@@ -1,20 +1,26 @@
 """The folder of one device: locked against a second process, written so that a power cut leaves old or new.
 
+A damaged file is never deleted and never used: it is set aside, and named with the command that ends the matter.
+
 Not here: what is in it (`outbox.py`, `local_state.py`, `model_cache.py`).
 """
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import AlreadyServed, ConfigError
 
-__all__ = ["lock_folder", "sync_folder", "write_durably"]
+__all__ = ["DAMAGED", "TEMPORARY", "lock_folder", "remedy", "set_aside", "sync_folder", "write_durably"]
 
 LOCK_NAME = "lock"
 TEMPORARY = ".part"
+"""Suffix of a file that is being written."""
+DAMAGED = ".damaged"
+"""Suffix of a file that is set aside."""
 
 
 @contextmanager
@@ -76,3 +82,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Take a damaged file out of use, and return where it lies now.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    return path.replace(path.with_suffix(DAMAGED))
+
+
+def remedy(device_folder: Path, name: str) -> str:
+    """Return what a person can do about a file that was set aside, by the name it has in the list."""
+    command = f"python -m edge_client outbox discard {name} --folder {shlex.quote(str(device_folder))}"
+    return f"{command} (the device stopped); retry in place of discard once the file is repaired"

@@ -30,7 +30,7 @@ DOORS = {
     "paho": frozenset({"broker/mqtt.py"}),
     "amqtt": frozenset({"broker/server/embedded.py"}),
     "torch": frozenset({"shared/torch_task.py"}),
-    "sqlite3": frozenset({"aggregator/journal.py"}),
+    "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py"}),
 }
 
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
@@ -40,11 +40,12 @@ PURE = {
     "aggregator": {
         *("admission", "announcements", "config", "events", "federated_evaluation", "fleet_table", "invitations"),
         *("leases", "pausing", "phases", "population", "records", "recovery", "reports", "round_clock"),
-        *("round_machine", "rules", "selection", "server_optimizer", "staleness", "stopping", "tally", "uploads"),
+        *("round_endings", "round_machine", "rules", "selection", "server_optimizer", "staleness", "stopping"),
+        *("tally", "uploads"),
     },
     "edge_client": {
-        *("config", "eligibility", "events", "fetch_window", "held_reports", "participant_machine", "phases"),
-        *("presence", "upload"),
+        *("config", "eligibility", "events", "fetch_window", "final_leases", "held_reports", "participant_machine"),
+        *("phases", "presence", "spec_question", "upload"),
     },
     "simulator": {"scenario"},
 }

@@ -10,7 +10,7 @@ from aggregator import presence as presences
 from aggregator.config import TransferSettings
 from broker import reconnect
 from broker.config import BrokerSettings
-from edge_client import fetch_window, held_reports, participant_machine, presence, upload
+from edge_client import fetch_window, final_leases, held_reports, presence, upload
 from edge_client.config import TimerSettings
 from shared import messages, wire, wire_fields
 from shared.errors import Reason
@@ -69,7 +69,7 @@ PHRASES: list[tuple[str, Any]] = [
     ("up to {:g} s, ±", TIMERS.receipt_max_s),
     ("s, ± {:.0f} %", 100 * held_reports.JITTER),
     ("After {} offers without an answer", w(held_reports.OFFERS_UNTIL_PARKED)),
-    ("its last {} final leases", participant_machine.KEPT_FINALS),
+    ("its last {} final leases", final_leases.KEPT_FINALS),
     ("{:g} × the", round_clock.ALLOWANCE),
     ("the {:.0f}th percentile", 100 * round_clock.PERCENTILE),
     ("of the last {} rounds", w(round_clock.ROUNDS_REMEMBERED)),

@@ -81,13 +81,14 @@ async def test_outcome_decides_about_the_state(tmp_path: Path, outcome: Outcome,
     assert (float(state["count"]) if "count" in state else None) == count
 
 
-async def test_chunk_size_is_remembered(tmp_path: Path) -> None:
-    """A link that was bad yesterday is not tried with large chunks today; nonsense in the file is nothing."""
+async def test_chunk_size_and_epoch_are_remembered(tmp_path: Path) -> None:
+    """A link that was bad yesterday is not tried with large chunks today, and yesterday's epoch still holds."""
     work = await opened(tmp_path)
-    assert work.saved_pace() is None
-    for size, saved in [(8192, 8192), (5, None), (None, None)]:
-        await work.save_pace(size)
-        assert (await opened(tmp_path)).saved_pace() == saved
+    assert (work.saved_chunk_bytes, work.saved_epoch) == (None, None)
+    await work.save_chunk_bytes(8192)
+    await work.save_epoch(7)
+    again = await opened(tmp_path)
+    assert (again.saved_chunk_bytes, again.saved_epoch) == (8192, 7)
 
 
 async def test_first_offer_is_the_first_of_any_life(tmp_path: Path) -> None:

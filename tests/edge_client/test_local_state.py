@@ -56,7 +56,7 @@ def test_state_without_a_report_is_deleted_at_the_start(tmp_path: Path) -> None:
     state = LocalState(tmp_path)
     state.stage(lease(1), RUN, some(1))
     state.stage(lease(2), RUN, some(2))
-    LocalState(tmp_path).keep_only([lease(2)])
+    LocalState(tmp_path).open([lease(2)])
     state.accept(lease(1))
     assert value(state) is None
     state.accept(lease(2))
@@ -84,14 +84,50 @@ def test_runs_have_states_of_their_own_and_old_ones_go(tmp_path: Path) -> None:
     assert [value(state, f"run-{number}") for number in range(KEPT_RUNS + 1)] == [None, 1, 2, 3, 4]
 
 
-def test_damaged_state_is_named_and_set_aside(tmp_path: Path) -> None:
-    """The client starts anew, and the log says why."""
+def test_every_flipped_bit_and_every_shorter_file_is_noticed(tmp_path: Path) -> None:
+    """A number that a broken disk has changed is never trained with: the state is named, and set aside."""
     state = LocalState(tmp_path)
-    (tmp_path / f"{RUN}.safetensors").write_bytes(b"not at all")
-    with structlog.testing.capture_logs() as logs:
-        assert state.current(RUN) == {}
-    assert [line["event"] for line in logs] == ["local_state_damaged"]
+    state.stage(lease(1), RUN, {"x": np.array(1.0)})
+    state.accept(lease(1))
+    path = tmp_path / f"{RUN}.state"
+    whole = path.read_bytes()
+    shorter = [whole[:length] for length in range(len(whole))]
+    flipped = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for data in [*shorter, *flipped]:
+        path.write_bytes(data)
+        with structlog.testing.capture_logs() as logs:
+            assert state.current(RUN) == {}
+        assert [(line["event"], line["run"]) for line in logs] == [("local_state_damaged", RUN)]
+        assert f"outbox discard {RUN} --folder {tmp_path.parent}" in logs[0]["remedy"]
+        assert path.with_suffix(".damaged").read_bytes() == data
     assert state.current(RUN) == {}
+
+
+def test_state_that_was_set_aside_is_named_at_each_start(tmp_path: Path) -> None:
+    """Until a person has ended the matter."""
+    (tmp_path / f"{RUN}.damaged").write_bytes(b"not at all")
+    with structlog.testing.capture_logs() as logs:
+        LocalState(tmp_path).open([])
+    assert [(line["event"], line["run"]) for line in logs] == [("local_state_damaged", RUN)]
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_full_disk_keeps_new_state_in_memory(tmp_path: Path, is_accepted: bool) -> None:
+    """It goes with the report, which is kept in memory too; the log says that it is not safe."""
+    state = LocalState(tmp_path)
+    in_the_way = tmp_path / f"{lease(1)}.{RUN}.pending.part"
+    in_the_way.mkdir()
+    with structlog.testing.capture_logs() as logs:
+        state.stage(lease(1), RUN, some(1))
+    assert [line["event"] for line in logs] == ["local_state_not_durable"]
+    in_the_way.rmdir()
+    if is_accepted:
+        state.accept(lease(1))
+        state.accept(lease(1))
+    else:
+        state.roll_back(lease(1))
+        state.accept(lease(1))
+    assert value(LocalState(tmp_path)) == (1 if is_accepted else None)
 
 
 @pytest.mark.parametrize("array", [np.array([object()]), np.array(["text"]), "no array"])

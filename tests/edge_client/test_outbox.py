@@ -1,13 +1,14 @@
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import structlog
 
+from edge_client.final_leases import KEPT_FINALS
 from edge_client.outbox import Outbox
-from edge_client.participant_machine import KEPT_FINALS
 from shared.chunking import sha256_hex
-from shared.errors import InvalidState
+from shared.errors import ConfigError, InvalidState
 from shared.messages import Report, Reported
 from tests.edge_client.builders import RUN, lease
 
@@ -28,10 +29,15 @@ def a_report(number: int, payload: bytes) -> Report:
 
 
 def an_outbox(
-    folder: Path, *, quota_bytes: int = 10**6, keep_s: float = 1000, clock: Callable[[], float] = lambda: 0.0
+    folder: Path,
+    *,
+    quota_bytes: int = 10**6,
+    keep_s: float = 1000,
+    wall_clock: Callable[[], float] = lambda: 0.0,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Outbox:
     """An outbox as after a start."""
-    outbox = Outbox(folder / "outbox", quota_bytes=quota_bytes, keep_s=keep_s, wall_clock=clock)
+    outbox = Outbox(folder / "outbox", quota_bytes=quota_bytes, keep_s=keep_s, wall_clock=wall_clock, clock=clock)
     outbox.load()
     return outbox
 
@@ -105,7 +111,11 @@ def test_damaged_entry_is_named_and_set_aside(tmp_path: Path, position: int) -> 
         outbox = an_outbox(tmp_path)
     assert [entry.lease for entry in outbox.entries] == [lease(2)]
     assert [(line["event"], line["lease"]) for line in logs] == [("outbox_entry_damaged", lease(1))]
-    assert path.with_suffix(".damaged").exists()
+    assert f"outbox discard {lease(1)} --folder {tmp_path}" in logs[0]["remedy"]
+    assert path.with_suffix(".damaged").read_bytes() == data
+    with structlog.testing.capture_logs() as logs:
+        assert an_outbox(tmp_path).damaged == [lease(1)]
+    assert [(line["event"], line["lease"]) for line in logs] == [("outbox_entry_damaged", lease(1))]
 
 
 def test_every_shorter_file_is_damaged(tmp_path: Path) -> None:
@@ -118,6 +128,27 @@ def test_every_shorter_file_is_damaged(tmp_path: Path) -> None:
         assert an_outbox(tmp_path).entries == []
     path.write_bytes(whole)
     assert len(an_outbox(tmp_path).entries) == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"not a lease", b"0" * 31])
+def test_damaged_list_of_final_leases_is_named_and_set_aside(tmp_path: Path, content: bytes) -> None:
+    """The device starts all the same, with its reports; the bytes are kept to look at."""
+    put(an_outbox(tmp_path), 1)
+    path = tmp_path / "outbox" / "final_leases"
+    path.write_bytes(content)
+    with structlog.testing.capture_logs() as logs:
+        outbox = an_outbox(tmp_path)
+    assert [line["event"] for line in logs] == ["final_leases_damaged"]
+    assert [entry.lease for entry in outbox.entries] == [lease(1)]
+    assert path.with_suffix(".damaged").read_bytes() == content
+    assert outbox.damaged == []
+
+
+def test_folder_that_cannot_be_used_is_the_operators(tmp_path: Path) -> None:
+    """It is named, and says what is wrong with it."""
+    (tmp_path / "outbox").write_bytes(b"a file in its place")
+    with pytest.raises(ConfigError, match="outbox: cannot be used: File exists"):
+        an_outbox(tmp_path)
 
 
 def test_half_written_file_is_forgotten(tmp_path: Path) -> None:
@@ -139,15 +170,45 @@ def test_quota_drops_the_oldest_never_the_newest(tmp_path: Path) -> None:
     assert put(outbox, 3, b"0123456789") == [lease(1)]
     now = 4.0
     assert put(outbox, 4, b"x" * 100) == [lease(2), lease(3)]
-    assert [entry.lease for entry in an_outbox(tmp_path, clock=lambda: now).entries] == [lease(4)]
+    assert [entry.lease for entry in an_outbox(tmp_path).entries] == [lease(4)]
 
 
-def test_old_report_goes_at_the_start(tmp_path: Path) -> None:
-    """After its days are over no run waits for it."""
+def test_old_report_is_offered_once_after_a_reboot_and_then_goes(tmp_path: Path) -> None:
+    """No run waits for it after its days; but a clock that is wrong at the start loses nothing."""
     put(an_outbox(tmp_path), 1)
+    outbox = an_outbox(tmp_path, wall_clock=lambda: 1001.0)
+    assert [entry.lease for entry in outbox.entries] == [lease(1)]
     with structlog.testing.capture_logs() as logs:
-        assert an_outbox(tmp_path, clock=lambda: 1001.0).entries == []
+        assert outbox.expire() == [lease(1)]
     assert [(line["event"], line["cause"]) for line in logs] == [("outbox_entry_dropped", "too old")]
+    assert an_outbox(tmp_path).entries == []
+
+
+def test_report_grows_old_while_the_device_runs(tmp_path: Path) -> None:
+    """Nobody has to restart it; a newer report is not touched."""
+    now = 0.0
+    outbox = an_outbox(tmp_path, clock=lambda: now)
+    put(outbox, 1)
+    now = 600.0
+    put(outbox, 2)
+    assert outbox.expire() == []
+    now = 1001.0
+    assert outbox.expire() == [lease(1)]
+    assert [entry.lease for entry in outbox.entries] == [lease(2)]
+
+
+def test_clock_that_is_set_makes_no_report_older(tmp_path: Path) -> None:
+    """A board without a battery believes in 1970 until the network tells it better."""
+    wall = 0.0
+    ticks = itertools.count()
+    outbox = an_outbox(tmp_path, wall_clock=lambda: wall, clock=lambda: float(next(ticks)))
+    put(outbox, 1)
+    wall = 1.8e9
+    put(outbox, 2)
+    assert outbox.expire() == []
+    wall = 100.0
+    put(outbox, 3)
+    assert [entry.lease for entry in outbox.entries] == [lease(1), lease(2), lease(3)]
 
 
 def test_full_disk_keeps_the_report_in_memory(tmp_path: Path) -> None:

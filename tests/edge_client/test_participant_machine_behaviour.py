@@ -2,7 +2,7 @@ import pytest
 
 from edge_client import events
 from edge_client.events import Command, Event, Offer, SendCheckIn
-from edge_client.participant_machine import KEPT_FINALS
+from edge_client.final_leases import KEPT_FINALS
 from edge_client.phases import Phase
 from shared.errors import Reason
 from shared.messages import Action, CheckIn, Outcome, RetryWindow, RoundState
@@ -153,7 +153,7 @@ def test_lower_epoch_is_ignored(event: Event, phase: Phase) -> None:
 def test_assignment_of_a_final_lease_is_ignored() -> None:
     """A late copy of an assignment does not start the work again, not even after a reboot."""
     driven = Driven(a_machine(finals=(lease(9),)))
-    driven(events.Connected(1))
+    driven(events.Connected(1), events.FleetSeen(a_fleet(), retained=True))
     assert driven(events.AssignmentArrived(an_order(9))) == []
     driven(CANCEL)
     assert driven(events.AssignmentArrived(an_order(1))) == []

@@ -5,7 +5,7 @@ import pytest
 from edge_client.presence import Presence
 from shared.errors import InvalidState, Reason
 from shared.messages import MAX_HOLDS, Action, Holding, RetryWindow
-from tests.edge_client.builders import EPOCH, RUN, TIMERS, a_control, a_fleet, lease
+from tests.edge_client.builders import EPOCH, RUN, TIMERS, a_control, a_fleet, a_round, lease
 
 
 def a_presence() -> Presence:
@@ -88,14 +88,17 @@ def test_permanent_refusal_without_a_window_waits_hours() -> None:
 def test_explanation_is_wanted_once_unless_the_link_breaks() -> None:
     """Whoever began to explain may lose the link before the answer."""
     presence = a_presence()
-    presence.come_back(a_control(Action.COME_BACK), Reason.SPEC, 0.0)
-    assert presence.wants_explanation()
-    presence.explaining()
-    assert not presence.wants_explanation()
+    presence.saw(a_round())
+    assert presence.ask_for_spec() is None
+    presence.come_back(a_control(Action.COME_BACK, reason=Reason.SPEC), Reason.SPEC, 0.0)
+    assert presence.ask_for_spec() is not None
+    assert presence.ask_for_spec() is None
     presence.disconnected(0.0, taken_over=False)
-    assert presence.wants_explanation()
+    assert presence.ask_for_spec() is None
+    presence.connected(2)
+    assert presence.ask_for_spec() is not None
     presence.explained("w differs")
-    assert not presence.wants_explanation()
+    assert presence.ask_for_spec() is None
     assert presence.refusal is not None
     assert presence.refusal.detail == "w differs"
 
@@ -115,3 +118,25 @@ def test_two_connections_at_once_cannot_be() -> None:
     presence.disconnected(0.0, taken_over=False)
     with pytest.raises(InvalidState):
         presence.disconnected(0.0, taken_over=False)
+
+
+def test_epoch_of_an_earlier_life_is_the_floor() -> None:
+    """After a reboot an aggregator that was superseded before it counts for nothing; a newer one is kept once."""
+    presence = Presence(boot="b", spec="0" * 64, timers=TIMERS, rng=Random(1), epoch=EPOCH)
+    presence.connected(1)
+    assert presence.follow(a_fleet(epoch=EPOCH - 1), 0.0, retained=True) is None
+    assert presence.fleet is None
+    assert presence.follow(a_fleet(), 0.0, retained=True)
+    assert presence.epoch_to_keep() is None
+    assert not presence.is_stale(EPOCH + 1, 0.0)
+    assert presence.epoch_to_keep() == EPOCH + 1
+    assert presence.epoch_to_keep() is None
+
+
+@pytest.mark.parametrize("epoch", [EPOCH, EPOCH + 1])
+def test_first_retained_epoch_of_a_life_asks_for_no_second_check_in(epoch: int) -> None:
+    """Whoever wrote it was there to hear the check-in of this connection, known from before or not."""
+    presence = Presence(boot="b", spec="0" * 64, timers=TIMERS, rng=Random(1), epoch=EPOCH)
+    presence.connected(1)
+    presence.follow(a_fleet(epoch=epoch), 0.0, retained=True)
+    assert presence.deadline is None
