@@ -1,10 +1,8 @@
 """Uploads on disk: chunks at their offset in a sparse part file, then one finished update file.
 
-A file begins with its Report, so that a finished update whose ACCEPT row was lost can be admitted again, and with the
-bitmap of what is durable: bits are written only after the chunks they stand for were synchronised, so after a power
-failure no bit names bytes that are not there. Chunks since the last synchronisation are simply asked for again.
-
-    magic, length of the Report, Report, bitmap, zeros up to a page | the update
+A file begins with its Report and the bitmap of what is durable (`update_file.py`): bits are written only after the
+chunks they stand for were synchronised, so after a power failure no bit names bytes that are not there. Chunks since
+the last synchronisation are simply asked for again.
 
 An upload in progress costs its bitmap in memory and no open file. Everything here blocks: run it in the lane DISK.
 
@@ -14,25 +12,21 @@ Not here: which chunks may come now (`uploads.py`), and whether the update is be
 import hashlib
 import mmap
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from aggregator.update_file import UpdateHead, fault_of_update, read_head
 from shared.chunking import Bitmap, ChunkLayout
 from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import Report
-from shared.wire import decode, encode
 
 __all__ = ["PartFiles", "StoredUpdate"]
 
 SYNC_CHUNKS = 16
 """Chunks between two synchronisations: at most so many are asked for again after a power failure."""
-_PAGE = 4096
-_MAGIC = b"FedMQup1"
-_HEAD = struct.Struct("<8sI")
 _BLOCK = 1 << 20
 
 
@@ -81,14 +75,14 @@ class PartFiles:
         if offer.size is None or offer.chunk_bytes is None or offer.sha256 is None:
             raise InvalidState(f"the report of {offer.lease} offers nothing")
         path = self._path(offer.lease, "part")
-        head = encode(offer)
         layout = ChunkLayout(offer.size, offer.chunk_bytes)
         part = self._resumed(path, offer, layout)
         if part is None:
-            part = _Part(layout, Bitmap(len(layout)), *_layout_of_file(head, layout))
+            head = UpdateHead.of(offer, layout)
+            part = _Part(layout, Bitmap(len(layout)), head.bitmap_start, head.body_start)
             with path.open("wb") as file:
-                file.write(_HEAD.pack(_MAGIC, len(head)) + head)
-                file.truncate(part.body_start + layout.size)
+                file.write(head.to_bytes())
+                file.truncate(head.body_end)
         self._parts[offer.lease] = part
         return Bitmap(len(layout), part.bitmap.to_bytes())
 
@@ -158,18 +152,24 @@ class PartFiles:
         path = self._path(lease, "update")
         try:
             with path.open("rb") as file:
-                report = _read_report(file)
-                if report is None or report.lease != lease or report.size is None or report.chunk_bytes is None:
+                head = read_head(file)
+                if head is None or head.report.lease != lease:
                     raise InvalidState(f"{path} does not begin with the report of its lease")
-                layout = ChunkLayout(report.size, report.chunk_bytes)
-                _, body_start = _layout_of_file(encode(report), layout)
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError as error:
             raise InvalidState(f"there is no finished update of {lease}") from error
-        data = mapped[body_start:]
-        if len(data) != report.size:
-            raise InvalidState(f"{path} has {len(data)} bytes of {report.size}")
-        return StoredUpdate(report, data)
+        data = mapped[head.body_start : head.body_end]
+        if len(data) != head.layout.size:
+            raise InvalidState(f"{path} has {len(data)} bytes of {head.layout.size}")
+        return StoredUpdate(head.report, data)
+
+    def fault(self, lease: str, *, size: int, sha256: str) -> str | None:
+        """Return what is wrong with an accepted update, None when it is as it was accepted; reads all of it."""
+        return fault_of_update(self.path(lease), lease=lease, size=size, sha256=sha256)
+
+    def path(self, lease: str) -> Path:
+        """Return where a finished update lies, or would."""
+        return self._path(lease, "update")
 
     def finished(self) -> list[str]:
         """Return the leases whose finished update is on disk."""
@@ -203,14 +203,13 @@ class PartFiles:
         """Return the part that goes on, or None when it begins anew."""
         try:
             with path.open("rb") as file:
-                stored = _read_report(file)
-                if stored is None or _identity(stored) != _identity(offer):
+                head = read_head(file)
+                if head is None or _identity(head.report) != _identity(offer):
                     return None
-                bitmap_start, body_start = _layout_of_file(encode(stored), layout)
-                file.seek(bitmap_start)
+                file.seek(head.bitmap_start)
                 bits = file.read(-(-len(layout) // 8))
                 file.seek(0, os.SEEK_END)
-                if file.tell() != body_start + layout.size:
+                if file.tell() != head.body_end:
                     return None
         except FileNotFoundError:
             return None
@@ -218,7 +217,7 @@ class PartFiles:
         if running is not None:
             return running
         try:
-            return _Part(layout, Bitmap(len(layout), bits), bitmap_start, body_start)
+            return _Part(layout, Bitmap(len(layout), bits), head.bitmap_start, head.body_start)
         except InvalidState:  # torn
             return None
 
@@ -232,27 +231,6 @@ class PartFiles:
 
 def _identity(report: Report) -> tuple[object, ...]:
     return report.lease, report.sha256, report.size, report.chunk_bytes
-
-
-def _layout_of_file(head: bytes, layout: ChunkLayout) -> tuple[int, int]:
-    """Return where the bitmap and where the update begin."""
-    bitmap_start = _HEAD.size + len(head)
-    end = bitmap_start + -(-len(layout) // 8)
-    return bitmap_start, -(-end // _PAGE) * _PAGE
-
-
-def _read_report(file: BinaryIO) -> Report | None:
-    """Return the Report that a file begins with, None when it does not."""
-    head = file.read(_HEAD.size)
-    if len(head) != _HEAD.size:
-        return None
-    magic, length = _HEAD.unpack(head)
-    if magic != _MAGIC or length > Report.max_message_bytes:
-        return None
-    try:
-        return decode(Report, file.read(length))
-    except PeerError:
-        return None
 
 
 def _mark_durable(file: BinaryIO, part: _Part) -> None:

@@ -206,11 +206,12 @@ async def test_caller_that_is_cancelled_still_has_its_rows_written_in_order(path
 async def test_append_that_fails_is_first_in_line_for_the_next(path: Path) -> None:
     """A disk that was full for a while loses nothing and swaps nothing."""
     journal = await Journal.open(path, inline)
-    assert journal._connection is not None
-    journal._connection.execute("PRAGMA query_only = ON")
+    connection = journal._file._connection
+    assert connection is not None
+    connection.execute("PRAGMA query_only = ON")
     with pytest.raises(ConfigError, match="cannot be written"):
         await journal.append(AbandonRecord(round_id=1))
-    journal._connection.execute("PRAGMA query_only = OFF")
+    connection.execute("PRAGMA query_only = OFF")
     await journal.append(AbandonRecord(round_id=2))
     await journal.close()
     assert await reopened(path) == [AbandonRecord(round_id=1), AbandonRecord(round_id=2)]
@@ -251,7 +252,7 @@ async def test_clock_stored_last_is_there_after_a_restart(path: Path) -> None:
         ("DELETE FROM journal WHERE seq = 1", "row 1 "),
         ("DELETE FROM journal WHERE seq >= 10", "rows 10 to 12 "),
         ("DELETE FROM journal", "rows 1 to 12 "),
-        ("DELETE FROM journal; DROP TABLE journal", "rows 1 to 12 "),
+        ("DELETE FROM journal; DROP TABLE journal", "row 1 .*no such table"),
     ],
 )
 async def test_damaged_row_is_named_and_the_journal_refused(path: Path, damage: str, names: str) -> None:
