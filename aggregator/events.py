@@ -50,6 +50,7 @@ __all__ = [
     "TakeUpload",
     "Verified",
     "VersionWritten",
+    "WindowExtended",
 ]
 
 
@@ -346,6 +347,28 @@ class RoundEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowExtended:
+    """The reporting window ended without a quorum, and has grown: for the operator.
+
+    Args:
+        round_id: the round under way.
+        have: reports that count.
+        need: that may commit at the deadline.
+        n_outstanding: leases that are out.
+        seconds_left: from now on.
+        times: how often it has grown, and `at_most`.
+    """
+
+    round_id: int
+    have: int
+    need: int
+    n_outstanding: int
+    seconds_left: float
+    times: int
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDone:
     """Federated evaluation of a version is complete, or its window is over."""
 
@@ -388,6 +411,7 @@ Command: TypeAlias = (
     | RepublishModel
     | PublishRound
     | RoundEnded
+    | WindowExtended
     | EvaluationDone
     | Finish
     | Journal

@@ -18,8 +18,8 @@ class FederatedEvaluation:
     def __init__(self, settings: EvaluationSettings, invitations: Invitations) -> None:
         self._settings, self._invitations = settings, invitations
         self._version = -1
+        self._asked: set[str] = set()
         self._pending: set[str] = set()
-        self._n_asked = 0
         self._reports: dict[str, Evaluated] = {}
         self.closes_at: float | None = None
 
@@ -30,15 +30,25 @@ class FederatedEvaluation:
             return []
         devices = self._invitations.idle(now)
         asked = self._invitations.invite(Kind.EVALUATE, devices, self._settings.devices, round_id, window_s, now)
-        if asked:
-            self._version, self._n_asked, self._reports = version, len(asked), {}
-            self._pending = {command.record.lease for command in asked if isinstance(command.record, LeaseRecord)}
-            self.closes_at = now + window_s
+        for command in asked:
+            if isinstance(command.record, LeaseRecord):
+                self.asked(command.record, now)
         return list(asked)
 
+    def asked(self, lease: LeaseRecord, now: float) -> None:
+        """Expect a device's metrics under this lease, just given or read back; the first of a version opens its books.
+
+        After a restart the window begins anew, for nobody could report meanwhile.
+        """
+        if self.closes_at is None:
+            self._version, self._asked, self._reports = lease.base_version, set(), {}
+            self.closes_at = now + self._settings.window_s
+        self._asked.add(lease.lease)
+        self._pending.add(lease.lease)
+
     def report(self, report: Evaluated) -> None:
-        """Take one device's metrics."""
-        if report.lease in self._pending:
+        """Take one device's metrics; they count as long as the evaluation is under way."""
+        if self.closes_at is not None and report.lease in self._asked:
             self._reports[report.device] = report
             self._pending.discard(report.lease)
 
@@ -65,4 +75,4 @@ class FederatedEvaluation:
         reports = tuple(
             (device, report.num_examples, report.metrics) for device, report in sorted(self._reports.items())
         )
-        return [EvaluationDone(version=self._version, n_asked=self._n_asked, reports=reports)]
+        return [EvaluationDone(version=self._version, n_asked=len(self._asked), reports=reports)]

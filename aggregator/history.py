@@ -40,7 +40,7 @@ class RoundSummary:
         round_id: counts abandoned rounds too.
         version: the last committed one after this round.
         outcome: "committed" or "abandoned".
-        seconds: from its begin to its end.
+        seconds: from its begin, or the last start of the aggregator in it, to its end.
         ended_at: ISO 8601, UTC.
         counts: leases by what became of them since the round before, see `COUNTS`.
         totals: the same over the whole run.
@@ -101,6 +101,8 @@ class History:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._totals: Mapping[str, int] = {}
+        self.last_round = 0
+        """The newest round that has a line, 0 when none has."""
         self._bytes_up = self._bytes_down = 0
         if path.exists():
             _cut_torn_line(path)
@@ -109,7 +111,8 @@ class History:
             except ConfigError as error:  # no reason not to go on with the run
                 log.warning("history_damaged", error=str(error))
             else:
-                self._totals = rounds[-1].totals if rounds else {}
+                if rounds:
+                    self._totals, self.last_round = rounds[-1].totals, rounds[-1].round_id
 
     def round_ended(
         self,
@@ -148,6 +151,7 @@ class History:
             loop_lag_ms=lag,
         )
         self._totals, self._bytes_up, self._bytes_down = totals, bytes_up, bytes_down
+        self.last_round = ended.round_id
         self._write(summary)
 
     def evaluated(self, done: EvaluationDone, metrics: Mapping[str, MetricSummary], *, wall_s: float) -> None:

@@ -1,6 +1,6 @@
 """Why the engine stands still, and what it held back meanwhile."""
 
-from aggregator.events import Event
+from aggregator.events import Event, ResumeAsked
 from aggregator.phases import PauseCause, Phase
 
 __all__ = ["Pausing"]
@@ -39,6 +39,19 @@ class Pausing:
         """Return what was held back, once."""
         events, self._held_back = self._held_back, []
         return events
+
+    def objection(self, event: Event, phase: Phase) -> str | None:
+        """Return why an operator's event would not do what it says in this phase, None if it does."""
+        if not (isinstance(event, ResumeAsked) and event.void):
+            return None
+        if phase is not Phase.PAUSED:
+            return "nothing was voided: only a paused run can throw updates away; pause it first"
+        if self.resume_to is Phase.AGGREGATING and not self.has_failed:
+            return (
+                "nothing was voided and the run stays paused: the next version is being made or published, and cannot "
+                "be called back; resume without --void"
+            )
+        return None
 
     def broker_lost(self, now: float) -> None:
         """The link broke; further losses before it is found do not count anew."""

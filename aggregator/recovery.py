@@ -8,7 +8,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aggregator.leases import LeaseState
+from aggregator.evaluation import federated_metrics
+from aggregator.events import Evaluated, EvaluationDone
+from aggregator.leases import Lease, LeaseState
 from aggregator.phases import Phase
 from aggregator.records import (
     AbandonRecord,
@@ -41,6 +43,7 @@ class Recovered:
         instances: every start of this run; a status of one of them is nobody else's.
         config: the newest configuration, None before the first.
         digests: of each committed version.
+        participants: devices whose update is in the last of them.
         n_records: rows read.
     """
 
@@ -48,6 +51,7 @@ class Recovered:
     instances: set[str] = field(default_factory=set)
     config: ConfigRecord | None = None
     digests: dict[int, str] = field(default_factory=dict)
+    participants: tuple[str, ...] = ()
     n_records: int = 0
 
 
@@ -84,6 +88,8 @@ def recover(
                 machine.invitations.forget_settled()
             case LeaseRecord():
                 _issue(machine, record, now)
+                if record.kind is Kind.EVALUATE and not machine.tally.is_closed and phase is Phase.AGGREGATING:
+                    phase = Phase.WAITING  # nobody is asked to evaluate a version before it is published
             case AcceptRecord():
                 machine.tally.enter(record)
             case OutcomeRecord():
@@ -93,19 +99,25 @@ def recover(
                     reason=record.reason,
                     detail=record.detail,
                 )
-                if record.outcome in (Outcome.FAILED, Outcome.REJECTED):
-                    lease = machine.leases[record.lease].record
-                    machine.population.bar(lease.device, lease.round_id)
+                _settled(machine, machine.leases[record.lease], record)
             case CloseRecord():
                 machine.tally.close()
                 phase = Phase.AGGREGATING
             case CommitRecord():
+                counted = (update.device for update in machine.tally.accepted() if update.into == record.version)
+                found.participants = tuple(sorted(counted))
                 machine.tally.commit(record.version)
-                machine.last_outcome, phase = RoundOutcome.COMMITTED, Phase.WAITING
+                # published or not, nobody knows: it is published again, and the round ends with that
+                machine.last_outcome, phase = RoundOutcome.COMMITTED, Phase.AGGREGATING
                 found.digests[record.version] = record.digest
                 machine.stopping.committed(record.version, dict(record.metrics))
             case AbandonRecord():
                 machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
+            case VoidRecord(lease=str(name)):
+                was_closed = machine.tally.is_closed
+                machine.tally.void_one(name)
+                if was_closed and not machine.tally.is_closed:
+                    machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
             case VoidRecord():
                 machine.tally.void()
                 machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
@@ -124,7 +136,7 @@ def recover(
 
 
 def _is_for_good(cause: str, machine: RoundMachine, config: ConfigRecord | None) -> bool:
-    """Return whether an end holds that the journal alone does not repeat: metrics of devices are not in it."""
+    """Return whether an end holds that these settings do not repeat: they may count other metrics than those then."""
     if cause == "operator" or config is None:
         return False
     return bool(_stop_of(config) == json.loads(settings_json(machine.settings))["stop"])
@@ -141,3 +153,23 @@ def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:
     seconds = machine.timer.lease_s if record.kind is Kind.TRAIN else machine.settings.evaluation.window_s
     machine.leases.issue(record, now=now, expires_at=now + seconds)
     machine.invitations.recent[record.device] = record.lease
+    if record.kind is Kind.EVALUATE:
+        machine.evaluation.asked(record, now)
+
+
+def _settled(machine: RoundMachine, lease: Lease, record: OutcomeRecord) -> None:
+    """What an outcome says beyond its lease: who is not asked again in this round, what devices found of a version."""
+    device = lease.record.device
+    if record.outcome in (Outcome.FAILED, Outcome.REJECTED):
+        machine.population.bar(device, lease.record.round_id)
+    if lease.record.kind is not Kind.EVALUATE:
+        return
+    if record.outcome is Outcome.ACCEPTED:
+        found = Evaluated(device=device, lease=record.lease, num_examples=record.num_examples, metrics=record.metrics)
+        machine.evaluation.report(found)
+    machine.evaluation.settled(record.lease)
+    if machine.evaluation.is_complete:
+        for done in machine.evaluation.end():
+            if isinstance(done, EvaluationDone):
+                summaries = federated_metrics(done.reports)
+                machine.federated_metrics(done.version, {name: each.value for name, each in summaries.items()})

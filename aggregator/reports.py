@@ -4,13 +4,19 @@ Not here: whether its bytes are believed (`admission.py`, `intake.py`), what the
 (`round_machine.py`).
 """
 
+from typing import TypeAlias, assert_never
+
 from aggregator.events import (
     Cancel,
     Command,
     DropUpload,
     Evaluated,
+    Failed,
     Fold,
     Journal,
+    ModelGone,
+    Offered,
+    Refused,
     SendReceipt,
     TakeUpload,
     Verified,
@@ -26,6 +32,8 @@ from shared.messages import Kind, Outcome
 
 __all__ = ["Reports"]
 
+_About: TypeAlias = Offered | Refused | Failed | Evaluated | ModelGone
+
 
 class Reports:
     """Decides over the engine's own books."""
@@ -34,6 +42,21 @@ class Reports:
         self, leases: LeaseBook, tally: Tally, population: Population, evaluation: FederatedEvaluation
     ) -> None:
         self._leases, self._tally, self._population, self._evaluation = leases, tally, population, evaluation
+
+    def handle(self, event: _About, *, is_paused: bool) -> list[Command]:
+        """Take what says something about a lease; a verdict on an update goes to `verified`."""
+        match event:
+            case Offered(lease=name):
+                return self.offered(self._leases[name], is_paused=is_paused)
+            case Refused(lease=name, reason=reason, detail=detail):
+                return self.conclude(self._leases[name], LeaseState.REJECTED, reason, detail)
+            case Failed(lease=name, reason=reason, detail=detail):
+                return self.conclude(self._leases[name], LeaseState.FAILED, reason, detail)
+            case Evaluated():
+                return self.evaluated(event)
+            case ModelGone(version=version):
+                return self.model_gone(version)
+        assert_never(event)
 
     def offered(self, lease: Lease, *, is_paused: bool) -> list[Command]:
         """A device has an update: what need not be uploaded is answered at once."""

@@ -5,12 +5,13 @@ A view of what the journal decides, never read to go on with a run.
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from aggregator.evaluation import federated_metrics
-from aggregator.events import EvaluationDone, RoundEnded
+from aggregator.events import EvaluationDone, RoundEnded, WindowExtended
 from aggregator.history import History
 from aggregator.loop_lag import LagSummary
 from aggregator.model_store import ServerState, export
@@ -73,7 +74,9 @@ class Results:
         bytes_down: int,
         lag: LagSummary | None = None,
     ) -> None:
-        """Write a round's record, and log it. Blocks: for the lane DISK.
+        """Write a round's record, and log it, unless it has one: a restart ends the last round again.
+
+        Blocks: for the lane DISK.
 
         Args:
             ended: the machine's summary.
@@ -82,12 +85,28 @@ class Results:
             bytes_down: published since the start.
             lag: of the event loop since the round before.
         """
+        if ended.round_id <= self._history.last_round:
+            return
         self._history.round_ended(
             ended, bytes_up=bytes_up, bytes_down=bytes_down, participants=participants, lag=lag, wall_s=self._wall()
         )
         seconds = round(ended.seconds, 1)
         metrics = {name: round(value, 4) for name, value in ended.metrics.items()}
         log.info(f"round_{ended.outcome}", round=ended.round_id, version=ended.version, seconds=seconds, **metrics)
+
+    def window_extended(self, extended: WindowExtended) -> None:
+        """Tell the operator that the round goes on without its quorum, what is missing, and until when."""
+        until = datetime.fromtimestamp(self._wall() + extended.seconds_left, UTC)
+        log.warning(
+            "window_extended",
+            cause="quorum_missed",
+            round=extended.round_id,
+            have=extended.have,
+            need=extended.need,
+            outstanding=extended.n_outstanding,
+            until=until.strftime("%H:%M:%S UTC"),
+            extension=f"{extended.times} of {extended.at_most}",
+        )
 
     def evaluated(self, done: EvaluationDone) -> dict[str, float]:
         """Write the record of an evaluation on devices; return its metrics. Blocks: for the lane DISK."""

@@ -26,6 +26,7 @@ from aggregator.phases import PHASES, PauseCause, Phase
 from aggregator.population import Population
 from aggregator.reports import Reports
 from aggregator.round_clock import RoundTimer
+from aggregator.round_endings import RoundEndings
 from aggregator.stopping import Stopping
 from aggregator.tally import Tally
 from shared.errors import InvalidState, Reason
@@ -59,6 +60,7 @@ class RoundMachine:
         self.stopping = Stopping(settings.stop)
         self.timer = RoundTimer(settings.round)
         self.pausing = Pausing()
+        self._endings = RoundEndings(self.leases, self.tally, self.timer, self.stopping, self.reports)
         self._restored_at: float | None = None
 
     # what others read
@@ -107,8 +109,8 @@ class RoundMachine:
     def restored(self, *, phase: Phase, left_s: float, n_extensions: int, now: float) -> None:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
         self.phase, self._restored_at = phase, now
-        if phase is Phase.REPORTING:
-            self.timer.go_on(now, left_s, n_extensions)
+        if phase in (Phase.REPORTING, Phase.AGGREGATING):
+            self.timer.go_on(now, left_s if phase is Phase.REPORTING else math.inf, n_extensions)
 
     def start(self, now: float) -> list[Command]:
         """Return the first commands of a run, new or restored."""
@@ -117,12 +119,9 @@ class RoundMachine:
             return [*commands, ev.Finish(cause=self.stopping.cause or "rounds")]
         if self._restored_at is not None:  # nobody could report before there was a link
             self._move_timers(now - self._restored_at)
-        commands += self.reports.end_evaluation()  # who was asked is not remembered
-        if self.phase is Phase.AGGREGATING:
+        if self.phase is Phase.AGGREGATING and self.tally.is_closed:
             commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
-        else:
-            commands += self.reports.cancel_surplus()  # those of a round that had just been committed
-        return commands + (self._finish_if_due(now) or self._advance(now))
+        return commands + (self._finish_if_due() or self._advance(now))
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take one event and return what to do about it, in order.
@@ -138,7 +137,7 @@ class RoundMachine:
         commands = self._handle(event, now)
         if self.evaluation.is_complete:
             commands += self.reports.end_evaluation()
-        commands += self._finish_if_due(now) or self._advance(now)
+        commands += self._finish_if_due() or self._advance(now)
         if (contradiction := self.tally.contradiction()) is not None and not self.is_finished:
             commands += self._pause(PauseCause.ERROR, contradiction, now)
         return commands
@@ -155,22 +154,14 @@ class RoundMachine:
                 if lease is not None and lease.record.device == device:
                     lease.expires_at = max(lease.expires_at, self._running(now) + self.timer.lease_s)
                 return []
-            case ev.Offered(lease=name):
-                return self.reports.offered(self.leases[name], is_paused=self.phase is Phase.PAUSED)
+            case ev.Offered() | ev.Refused() | ev.Failed() | ev.Evaluated() | ev.ModelGone():
+                return self.reports.handle(event, is_paused=self.phase is Phase.PAUSED)
             case ev.Verified():
                 return self._verified(event, now)
-            case ev.Refused(lease=name, reason=reason, detail=detail):
-                return self.reports.conclude(self.leases[name], LeaseState.REJECTED, reason, detail)
-            case ev.Failed(lease=name, reason=reason, detail=detail):
-                return self.reports.conclude(self.leases[name], LeaseState.FAILED, reason, detail)
-            case ev.Evaluated():
-                return self.reports.evaluated(event)
             case ev.VersionWritten():
                 return self._version_written(event)
             case ev.Published(version=version):
                 return self._published(version, now)
-            case ev.ModelGone(version=version):
-                return self.reports.model_gone(version)
             case ev.AggregationFailed(detail=detail):
                 self.pausing.has_failed = self.tally.is_closed
                 return self._pause(PauseCause.ERROR, detail, now)
@@ -187,10 +178,9 @@ class RoundMachine:
             case ev.PauseAsked():
                 return self._pause(PauseCause.OPERATOR, "by the operator", now)
             case ev.ResumeAsked(void=void):
-                voided = self._void() if void else []
-                return voided + self._unpause(now, PauseCause.OPERATOR, PauseCause.ERROR)
+                return self._resume(now, void=void) if self.objection(event) is None else []
             case ev.StopAsked():
-                return self._finish("operator", now)
+                return self._finish("operator")
             case ev.DeadlinePassed():
                 return self._deadline_passed(now)
         assert_never(event)
@@ -264,48 +254,30 @@ class RoundMachine:
             self.pausing.resume_to = Phase.WAITING
         else:
             self._enter(Phase.WAITING)
+        self.last_outcome = RoundOutcome.COMMITTED
         if self.stopping.cause is not None:
-            return self._end_round(RoundOutcome.COMMITTED, now)
-        cancelled = self.reports.cancel_surplus()
-        commands = [*cancelled, *self._end_round(RoundOutcome.COMMITTED, now), ev.PublishRound()]
+            return [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now)]
+        commands = self.reports.cancel_surplus()
+        commands += [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now), ev.PublishRound()]
         if self.phase is Phase.PAUSED:  # nothing is given out: this version is not evaluated on devices
             return commands
         return commands + self.evaluation.begin(self.version, self.round_id, now)
 
     def _abandon(self, now: float) -> list[Command]:
         self._enter(Phase.WAITING)
-        commands = self._end_round(RoundOutcome.ABANDONED, now)
-        return [Journal(record=rec.AbandonRecord(round_id=self.round_id), then=(ev.PublishRound(),)), *commands]
+        self.last_outcome = RoundOutcome.ABANDONED
+        return self._endings.abandoned(self.round_id, now)
 
-    def _end_round(self, outcome: RoundOutcome, now: float) -> list[Command]:
-        self.last_outcome = outcome
-        seconds = self.timer.end(now, is_committed=outcome is RoundOutcome.COMMITTED)
-        ended = ev.RoundEnded(
-            round_id=self.round_id,
-            version=self.version,
-            outcome=outcome,
-            seconds=seconds,
-            counts=self.leases.summary(),
-            metrics=dict(self.stopping.metrics),
-        )
-        return [ended]
-
-    def _finish_if_due(self, now: float) -> list[Command]:
+    def _finish_if_due(self) -> list[Command]:
         """The run ends between rounds, never in the middle of making a version."""
         if self.stopping.cause is None or self.phase not in (Phase.WAITING, Phase.REPORTING):
             return []
-        return self._finish(self.stopping.cause, now)
+        return self._finish(self.stopping.cause)
 
-    def _finish(self, cause: str, now: float) -> list[Command]:
+    def _finish(self, cause: str) -> list[Command]:
         self._enter(Phase.FINISHED)
-        self.timer.close()
         self.pausing.clear(frozenset(PauseCause))
-        commands: list[Command] = []
-        for lease in self.leases.open():
-            commands += self.reports.conclude(lease, LeaseState.DISCARDED, Reason.RUN_FINISHED)
-        commands += self.reports.end_evaluation()
-        told = (ev.PublishRound(), ev.Finish(cause=cause))
-        return [*commands, Journal(record=rec.FinishRecord(cause=cause), then=told)]
+        return self._endings.finished(cause)
 
     def _deadline_passed(self, now: float) -> list[Command]:
         gone_at = self.pausing.broker_gone_at
@@ -322,8 +294,23 @@ class RoundMachine:
         if self.phase is Phase.REPORTING and now >= self.timer.closes_at:
             if self.tally.n_accepted >= self.settings.round.quorum_count:
                 return commands + self._close()
-            return commands if self.timer.extend(now) else commands + self._abandon(now)
+            return commands + (self._extend(now) or self._abandon(now))
         return commands
+
+    def _extend(self, now: float) -> list[Command]:
+        """Let the window grow; [] when it has grown often enough."""
+        if not self.timer.extend(now):
+            return []
+        extended = ev.WindowExtended(
+            round_id=self.round_id,
+            have=self.tally.n_accepted,
+            need=self.settings.round.quorum_count,
+            n_outstanding=self.leases.n_outstanding(Kind.TRAIN),
+            seconds_left=self.timer.closes_at - now,
+            times=self.timer.n_extensions,
+            at_most=self.settings.round.extensions,
+        )
+        return [extended]
 
     # pausing
 
@@ -357,21 +344,20 @@ class RoundMachine:
         for each in (self.timer, self.leases, self.evaluation):
             each.moved(seconds)
 
-    def _void(self) -> list[Command]:
-        """Throw away what was accepted for the version being built; its round is abandoned."""
-        is_making = self.pausing.resume_to is Phase.AGGREGATING and not self.pausing.has_failed
-        if self.phase is not Phase.PAUSED or is_making:
-            return []
-        self.pausing.has_failed = False
-        into = self.version + 1
-        dropped = [ev.DropUpload(lease=record.lease) for record in self.tally.accepted() if record.into == into]
-        self.tally.void()
-        voided = Journal(record=rec.VoidRecord(into=into), then=(ev.Forget(into=into), *dropped))
-        if self.pausing.resume_to is Phase.WAITING:  # its round had been abandoned before
-            return [voided]
-        self.pausing.resume_to = Phase.WAITING
-        ended = self._end_round(RoundOutcome.ABANDONED, self.pausing.since)
-        return [voided, Journal(record=rec.AbandonRecord(round_id=self.round_id)), *ended]
+    def objection(self, event: ev.Event) -> str | None:
+        """Return why an operator's event would not do what it says, None if it does; it then changes nothing."""
+        return self.pausing.objection(event, self.phase)
+
+    def _resume(self, now: float, *, void: bool) -> list[Command]:
+        """Go on, by the operator; `void` throws away what was accepted for the version being built."""
+        commands: list[Command] = []
+        if void:
+            is_under_way = self.pausing.resume_to is not Phase.WAITING
+            self.pausing.has_failed, self.pausing.resume_to = False, Phase.WAITING
+            if is_under_way:
+                self.last_outcome = RoundOutcome.ABANDONED
+            commands = self._endings.voided(self.round_id, self.pausing.since, is_under_way=is_under_way)
+        return commands + self._unpause(now, PauseCause.OPERATOR, PauseCause.ERROR)
 
     # devices and their reports
 
@@ -382,7 +368,7 @@ class RoundMachine:
         commands += self.reports.supersede(event.device)  # expired, and it does not have it any more
         if self.phase is Phase.PAUSED:
             return [*commands, self.invitations.come_back(event.device, Reason.PAUSED)]
-        commands += self._finish_if_due(now) or self._advance(now)
+        commands += self._finish_if_due() or self._advance(now)
         if self.leases.live_of(event.device) is None:
             commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN))
         return commands

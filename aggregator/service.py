@@ -28,6 +28,7 @@ from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
 from aggregator.run_folder import RunFolder
 from aggregator.session import Session
+from aggregator.update_file import RowCopies
 from aggregator.upkeep import Upkeep
 from aggregator.uploads import Uploads
 from aggregator.version_making import VersionMaking
@@ -96,7 +97,7 @@ class Aggregator:
         with contextlib.ExitStack() as stack:
             run_blocking = self._run_blocking or stack.enter_context(Threads())
             folder = stack.enter_context(RunFolder(self.folder))
-            journal = await Journal.open(folder.journal, run_blocking)
+            journal = await Journal.open(folder.journal, run_blocking, RowCopies(folder.updates))
             evaluator = self._evaluator or TaskEvaluator(self._task_given(), run_blocking)
             try:
                 now, instance = asyncio.get_running_loop().time(), self._instance
@@ -180,6 +181,7 @@ class _Serving:
             evaluator,
             opened.blob,
             run_blocking,
+            participants=opened.recovered.participants,
             tell=self._tell,
         )
         self._results = Results(opened, wall)
@@ -190,9 +192,11 @@ class _Serving:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def take(self, event: ev.Event) -> dict[str, Any]:
-        """Take an operator's event."""
-        self._tell(event)
+        """Take an operator's event, unless it would not do what it says."""
         machine = self._machine
+        if (objection := machine.objection(event)) is not None:
+            return {"error": objection}
+        self._tell(event)
         return {
             "run": self._opened.run,
             "phase": str(machine.phase),
@@ -290,6 +294,8 @@ class _Serving:
                 self._session.publish_round()
             case ev.RoundEnded():
                 self._round_ended(command)
+            case ev.WindowExtended():
+                self._results.window_extended(command)
             case ev.EvaluationDone():
                 self._upkeep.put(partial(self._evaluated, command))
             case ev.Finish(cause=cause):

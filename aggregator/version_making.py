@@ -34,6 +34,7 @@ class VersionMaking:
         evaluator: asked for central metrics.
         blob: of the last version.
         run_blocking: the seam to threads.
+        participants: devices whose updates are in the last version.
         tell: takes events for the round machine.
     """
 
@@ -46,6 +47,7 @@ class VersionMaking:
         blob: ModelBlob,
         run_blocking: RunBlocking,
         *,
+        participants: tuple[str, ...],
         tell: Callable[[Event], None],
     ) -> None:
         self._settings, self._aggregation, self._tally, self._evaluator = settings, aggregation, tally, evaluator
@@ -55,7 +57,7 @@ class VersionMaking:
         """The newest version, cut for the wire; committed once its row is durable."""
         self.spent: tuple[str, ...] = ()
         """Leases whose updates are in it."""
-        self.participants: tuple[str, ...] = ()
+        self.participants = participants
         """Devices whose updates are in it."""
 
     def put(self, command: Fold | Aggregate | Forget) -> None:

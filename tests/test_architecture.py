@@ -44,8 +44,8 @@ PURE = {
         *("tally", "uploads"),
     },
     "edge_client": {
-        *("config", "eligibility", "events", "fetch_window", "final_leases", "held_reports", "participant_machine"),
-        *("phases", "presence", "spec_question", "upload"),
+        *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "held_reports"),
+        *("participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
     },
     "simulator": {"scenario"},
 }

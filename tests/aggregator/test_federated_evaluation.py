@@ -8,9 +8,10 @@ from tests.aggregator.builders import a_machine, some_settings
 
 
 def a_fleet(n_devices: int, **evaluation: object) -> RoundMachine:
-    """Return an engine with devices that wait; it is its evaluation that is tested."""
+    """Return an engine at version 2 with devices that wait; it is its evaluation that is tested."""
     ours = {"federated_every": 2, "devices": 3, "window_s": 60}
     machine = a_machine(some_settings(round={"report_goal": 100}, evaluation={**ours, **evaluation}))
+    machine.tally.version = 2
     for i in range(n_devices):
         machine.handle(CheckedIn(device=f"d{i}"), 0.0)
     return machine
@@ -89,6 +90,21 @@ def test_report_of_an_evaluation_that_is_over_is_not_counted_for_the_next() -> N
     (done,) = evaluation.end()
     assert isinstance(done, EvaluationDone)
     assert done.reports == ()
+
+
+def test_report_under_a_lease_that_had_expired_counts_while_the_others_are_waited_for() -> None:
+    """As after a restart, where nobody knows any more that it had."""
+    machine = a_fleet(5)
+    evaluation = machine.evaluation
+    evaluation.begin(2, 2, 0.0)
+    late = asked(machine)[0]
+    lease = machine.leases.live_of(late)
+    assert lease is not None
+    evaluation.settled(lease.record.lease)
+    a_report(evaluation, machine, late)
+    (done,) = evaluation.end()
+    assert isinstance(done, EvaluationDone)
+    assert [device for device, _, _ in done.reports] == [late]
 
 
 def test_pause_moves_the_window() -> None:

@@ -168,29 +168,85 @@ def test_closed_version_is_made_again() -> None:
     assert machine.tally.accepted() == engine.machine.tally.accepted()
 
 
-def test_committed_version_is_not_made_again() -> None:
-    """Killed before it was published: the leases it left over are cancelled, and the run waits for devices."""
+def test_committed_version_is_published_again_and_ends_its_round() -> None:
+    """Killed before it was published: not made again; with its publication the round ends as it would have."""
     engine = reporting()
     engine.report(*SIX[:4])
     engine(ev.VersionWritten(version=1, digest=DIGEST))
-    machine, _ = restarted(engine.records)
-    commands = machine.start(0.0)
-    assert not commands_in(commands, ev.Aggregate)
-    assert (machine.phase, machine.version, machine.last_outcome) == (Phase.WAITING, 1, RoundOutcome.COMMITTED)
+    machine, found = restarted(engine.records, now=1000.0)
+    assert not commands_in(machine.start(1000.0), ev.Aggregate)
+    assert (machine.phase, machine.version, machine.last_outcome) == (Phase.AGGREGATING, 1, RoundOutcome.COMMITTED)
+    assert found.participants == ("d0", "d1", "d2", "d3")
+    commands = machine.handle(ev.Published(version=1), 1005.0)
+    assert machine.phase is Phase.WAITING
+    (ended,) = commands_in(commands, ev.RoundEnded)
+    assert (ended.round_id, ended.version, ended.outcome, ended.seconds) == (1, 1, RoundOutcome.COMMITTED, 5.0)
     assert [row.reason for row in rows(commands) if isinstance(row, rec.OutcomeRecord)] == [Reason.COMMITTED] * 2
 
 
-def test_evaluation_does_not_survive_a_restart() -> None:
-    """Its leases are cancelled: nobody remembers what the others reported."""
-    engine = Engine(some_settings(evaluation={"federated_every": 1}))
+def test_version_that_is_being_evaluated_on_devices_was_published() -> None:
+    """So its round is over: it does not end a second time, and nobody is asked twice."""
+    engine = an_evaluation()
+    machine, _ = restarted(engine.records, engine.machine.settings)
+    machine.start(0.0)
+    assert machine.phase is Phase.WAITING
+    assert not commands_in(machine.handle(ev.Published(version=1), 0.0), ev.RoundEnded)
+
+
+def an_evaluation(**evaluation: Any) -> Engine:
+    """Return a run whose first version is being evaluated by devices, and only by devices."""
+    engine = Engine(some_settings(evaluation={"federated_every": 1, "central_every": 0, **evaluation}))
     engine.check_in(*SIX)
     engine.report(*SIX[:4])
     engine.check_in(*SIX[:4])
     engine.write()
     assert list(engine.machine.leases.open(Kind.EVALUATE))
-    machine, _ = restarted(engine.records)
-    machine.start(0.0)
-    assert not list(machine.leases.open(Kind.EVALUATE))
+    return engine
+
+
+def evaluated(engine: Engine, accuracy: float, *devices: str) -> list[ev.Command]:
+    """Let devices report what they found."""
+    return engine(
+        *(
+            ev.Evaluated(device=d, lease=engine.lease_of(d), num_examples=5, metrics=(("accuracy", accuracy),))
+            for d in devices
+        )
+    )
+
+
+def test_evaluation_goes_on_after_a_restart() -> None:
+    """What was reported counts, who was asked may still report, and nobody is waited for longer than a window."""
+    engine = an_evaluation(devices=3)
+    first, second, third = sorted(lease.record.device for lease in engine.machine.leases.open(Kind.EVALUATE))
+    evaluated(engine, 0.5, first)
+    machine, _ = restarted(engine.records, engine.machine.settings)
+    again = Engine(machine=machine)
+    evaluated(again, 0.7, second)
+    (done,) = commands_in(again.pass_s(engine.machine.settings.evaluation.window_s), ev.EvaluationDone)
+    assert (done.version, done.n_asked) == (1, 3)
+    assert [(device, metrics[0][1]) for device, _, metrics in done.reports] == [(first, 0.5), (second, 0.7)]
+    assert third not in {lease.record.device for lease in machine.leases.open(Kind.EVALUATE)}
+
+
+def test_patience_on_the_metrics_of_devices_survives_a_restart() -> None:
+    """Best value and patience are those that the journal's evaluations give, to the last that was complete."""
+    stop = {"rounds": 9, "patience": 5, "metric": "accuracy"}
+    engine = Engine(some_settings(evaluation={"federated_every": 1, "central_every": 0, "devices": 6}, stop=stop))
+    for accuracy in (0.5, 0.7, 0.6):
+        engine.check_in(*SIX)
+        engine.report(*SIX[:4])
+        engine.check_in(*SIX[:4])
+        engine.write()
+        devices = [lease.record.device for lease in engine.machine.leases.open(Kind.EVALUATE)]
+        done = commands_in(evaluated(engine, accuracy, *devices), ev.EvaluationDone)
+        engine.machine.federated_metrics(done[0].version, {"accuracy": accuracy})
+    before = engine.machine.stopping
+    assert (before.best, before.best_version, before.n_since_best) == (0.7, 2, 1)
+    machine, _ = restarted(engine.records, engine.machine.settings)
+    after = machine.stopping
+    assert after.best == pytest.approx(0.7)
+    assert (after.best_version, after.n_since_best) == (2, 1)
+    assert after.metrics == pytest.approx({"accuracy": 0.6})
 
 
 @pytest.mark.parametrize("n_lost", [0, 1])
@@ -237,8 +293,9 @@ def test_finished_run_goes_on_when_it_is_told_to() -> None:
     """One version was asked for, now three are."""
     engine = a_finished_run()
     machine, _ = restarted(engine.records, some_settings(stop={"rounds": 3}))
-    assert machine.phase is Phase.WAITING
     assert not commands_in(machine.start(0.0), ev.Finish)
+    machine.handle(ev.Published(version=1), 0.0)
+    assert machine.phase is Phase.WAITING
 
 
 def test_finished_run_that_was_told_to_go_on_still_does_after_a_kill() -> None:
@@ -246,7 +303,8 @@ def test_finished_run_that_was_told_to_go_on_still_does_after_a_kill() -> None:
     engine = a_finished_run()
     longer = some_settings(stop={"rounds": 3})
     machine, _ = restarted([a_config(engine.machine.settings), *engine.records, a_config(longer)], longer)
-    assert machine.phase is Phase.WAITING
+    assert not commands_in(machine.start(0.0), ev.Finish)
+    assert not machine.is_finished
 
 
 def test_run_stopped_by_hand_goes_on_when_it_is_started_again() -> None:

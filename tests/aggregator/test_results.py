@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from safetensors.numpy import load_file
 
-from aggregator.events import EvaluationDone, RoundEnded
+from aggregator.events import EvaluationDone, RoundEnded, WindowExtended
 from aggregator.history import RunHistory
 from aggregator.model_store import ServerState
 from aggregator.opening import OpenRun
@@ -73,3 +74,27 @@ async def test_rounds_and_evaluations_have_one_record_each(tmp_path: Path) -> No
     assert list(record.participants) == ["a", "b"]
     (evaluation,) = history.evaluations
     assert (evaluation.version, evaluation.n_asked, evaluation.n_devices) == (1, 3, 2)
+
+
+async def test_round_that_a_restart_ends_again_keeps_its_record(tmp_path: Path) -> None:
+    """Nobody knows any more whether it was written: the first holds, with who took part and how long it took."""
+    ended = RoundEnded(
+        round_id=1, version=1, outcome=RoundOutcome.COMMITTED, seconds=3.25, counts={"accepted": 4}, metrics={}
+    )
+    async with opened(some_settings(tmp_path)) as run:
+        Results(run, wall=lambda: 5.0).round_ended(ended, participants=("a", "b"), bytes_up=10, bytes_down=20)
+        Results(run, wall=lambda: 9.0).round_ended(ended, participants=(), bytes_up=0, bytes_down=0)
+        (record,) = RunHistory.read(run.folder.history).rounds
+        assert len(run.folder.history.read_text().splitlines()) == 1
+    assert list(record.participants) == ["a", "b"]
+
+
+async def test_operator_is_told_that_a_window_was_extended(tmp_path: Path) -> None:
+    """Why, what is there and what is missing, and until when."""
+    extended = WindowExtended(round_id=3, have=2, need=3, n_outstanding=1, seconds_left=90.0, times=1, at_most=2)
+    async with opened(some_settings(tmp_path)) as run:
+        with structlog.testing.capture_logs() as lines:
+            Results(run, wall=lambda: 3600.0).window_extended(extended)
+    (line,) = lines
+    assert (line["event"], line["cause"], line["have"], line["need"]) == ("window_extended", "quorum_missed", 2, 3)
+    assert (line["until"], line["extension"], line["outstanding"]) == ("01:01:30 UTC", "1 of 2", 1)

@@ -149,9 +149,11 @@ def test_deadline_without_quorum_extends_twice_then_abandons_and_backs_off() -> 
     """100 s, 50 s, 50 s, then the round is abandoned; the next begins 10 s later, after one more abandoned 20 s."""
     engine = reporting(round={"lease_s": 1000})
     engine.report("d0")
-    engine.pass_s(199.0)
+    extended = commands_in(engine.pass_s(199.0), ev.WindowExtended)
     assert engine.is_in(Phase.REPORTING)
     assert engine.machine.timer.n_extensions == 2
+    assert [(each.have, each.need, each.n_outstanding) for each in extended] == [(1, 3, 5)] * 2
+    assert [(each.times, each.at_most, each.seconds_left) for each in extended] == [(1, 2, 50.0), (2, 2, 50.0)]
     commands = engine.pass_s(1.0)
     assert rec.AbandonRecord(round_id=1) in rows(commands)
     (ended,) = commands_in(commands, ev.RoundEnded)

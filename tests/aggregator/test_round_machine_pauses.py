@@ -137,16 +137,26 @@ def test_resume_void_in_mid_round_abandons_it() -> None:
     assert engine.leased() == SIX[2:]
 
 
-def test_void_without_a_pause_or_while_a_version_is_made_voids_nothing() -> None:
-    """What is being counted right now cannot be taken out of the sum: the version comes."""
+def test_void_without_a_pause_is_refused_with_words() -> None:
+    """Nothing changes, and the operator is told what to do first."""
     engine = reporting()
     engine.report(*SIX[:3])
-    engine(ev.ResumeAsked(void=True))
+    assert "pause it first" in (engine.machine.objection(ev.ResumeAsked(void=True)) or "")
+    assert engine(ev.ResumeAsked(void=True)) == []
     assert engine.machine.tally.n_accepted == 3
-    engine.report("d3")
-    engine(ev.PauseAsked(), ev.ResumeAsked(void=True))
+
+
+def test_void_while_a_version_is_made_is_refused_with_words_and_the_run_stays_paused() -> None:
+    """What is being counted right now cannot be taken out of the sum: the version comes, and nothing else happens."""
+    engine = reporting()
+    engine.report(*SIX[:4])
+    engine(ev.PauseAsked())
+    assert "being made" in (engine.machine.objection(ev.ResumeAsked(void=True)) or "")
+    assert engine(ev.ResumeAsked(void=True)) == []
+    assert engine.is_in(Phase.PAUSED)
     engine.write()
     assert (engine.machine.version, engine.machine.tally.n_voided) == (1, 0)
+    assert engine.machine.objection(ev.ResumeAsked()) is None
 
 
 def test_version_that_comes_while_paused_counts_and_nothing_is_given_out() -> None:

@@ -84,7 +84,7 @@ class Workshop:
         self.told: list[ev.Event] = []
         blob = model_blob(state.parameters, spec, 0, 4096)
         self.versions = VersionMaking(
-            settings, self.aggregation, self.tally, judge, blob, blocking, tell=self.told.append
+            settings, self.aggregation, self.tally, judge, blob, blocking, participants=(), tell=self.told.append
         )
 
     def accept(self, *records: AcceptRecord) -> None:

@@ -1,0 +1,68 @@
+"""How a round ends: committed, abandoned, voided; and how a run does: the rows that say so, and its one summary.
+
+Not here: when it ends and which phase follows (`round_machine.py`).
+"""
+
+from aggregator.events import Command, DropUpload, Finish, Forget, Journal, PublishRound, RoundEnded
+from aggregator.leases import LeaseBook, LeaseState
+from aggregator.records import AbandonRecord, FinishRecord, VoidRecord
+from aggregator.reports import Reports
+from aggregator.round_clock import RoundTimer
+from aggregator.stopping import Stopping
+from aggregator.tally import Tally
+from shared.errors import Reason
+from shared.messages import RoundOutcome
+
+__all__ = ["RoundEndings"]
+
+
+class RoundEndings:
+    """Closes the engine's own books."""
+
+    def __init__(
+        self, leases: LeaseBook, tally: Tally, timer: RoundTimer, stopping: Stopping, reports: Reports
+    ) -> None:
+        self._leases, self._tally, self._timer, self._stopping, self._reports = leases, tally, timer, stopping, reports
+
+    def ended(self, outcome: RoundOutcome, round_id: int, now: float) -> RoundEnded:
+        """Close the books of a round; return its summary."""
+        seconds = self._timer.end(now, is_committed=outcome is RoundOutcome.COMMITTED)
+        return RoundEnded(
+            round_id=round_id,
+            version=self._tally.version,
+            outcome=outcome,
+            seconds=seconds,
+            counts=self._leases.summary(),
+            metrics=dict(self._stopping.metrics),
+        )
+
+    def abandoned(self, round_id: int, now: float) -> list[Command]:
+        """No quorum: the round ends without a version, and what it accepted goes on to the next."""
+        summary = self.ended(RoundOutcome.ABANDONED, round_id, now)
+        return [Journal(record=AbandonRecord(round_id=round_id), then=(PublishRound(),)), summary]
+
+    def voided(self, round_id: int, now: float, *, is_under_way: bool) -> list[Command]:
+        """The operator throws away what was accepted for the version being built.
+
+        Args:
+            round_id: the last that began.
+            now: seconds.
+            is_under_way: whether it is abandoned by this; False: it had ended before.
+        """
+        into = self._tally.version + 1
+        dropped = [DropUpload(lease=record.lease) for record in self._tally.accepted() if record.into == into]
+        self._tally.void()
+        voided = Journal(record=VoidRecord(into=into), then=(Forget(into=into), *dropped))
+        if not is_under_way:
+            return [voided]
+        summary = self.ended(RoundOutcome.ABANDONED, round_id, now)
+        return [voided, Journal(record=AbandonRecord(round_id=round_id)), summary]
+
+    def finished(self, cause: str) -> list[Command]:
+        """The run is over: what is still open will not count."""
+        self._timer.close()
+        commands: list[Command] = []
+        for lease in self._leases.open():
+            commands += self._reports.conclude(lease, LeaseState.DISCARDED, Reason.RUN_FINISHED)
+        commands += self._reports.end_evaluation()
+        return [*commands, Journal(record=FinishRecord(cause=cause), then=(PublishRound(), Finish(cause=cause)))]
