@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import structlog
 
+from edge_client.advice import advice_for
 from edge_client.config import EdgeSettings
 from edge_client.events import HeldReport, Settle
 from edge_client.local_state import LocalState
@@ -20,6 +21,7 @@ from edge_client.model_cache import CachedModel, ModelCache
 from edge_client.outbox import Outbox
 from edge_client.saved_numbers import SavedNumber
 from edge_client.training import Finished, Gate, carry_out
+from edge_client.training_line import TrainingLine
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.blocking import Lane, RunBlocking
 from shared.errors import ConfigError, InvalidState
@@ -56,6 +58,7 @@ class DeviceWork:
         client: whose data it is.
         run_blocking: threads, or virtual time.
         clock: monotonic seconds; called in the training lane.
+        line: of all that train in this lane; default: this device alone.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class DeviceWork:
         client: Client,
         run_blocking: RunBlocking,
         clock: Callable[[], float] = time.monotonic,
+        line: TrainingLine | None = None,
     ) -> None:
         folder = settings.state_folder(client.id)
         self._task, self._client, self._run_blocking, self._clock = task, client, run_blocking, clock
@@ -82,6 +86,7 @@ class DeviceWork:
         )
         self.cache = ModelCache(folder / "models", settings.cache.quota_bytes)
         self._state = LocalState(folder / "state")
+        self._line = line or TrainingLine()
         self._spec: ParameterSpec | None = None
         self._cached: CachedModel | None = None
         self._offered: set[str] = set()
@@ -146,19 +151,20 @@ class DeviceWork:
             return self._state.current(order.run)
 
         try:
-            finished = await self.blocking(
-                Lane.TRAINING,
-                partial(
-                    carry_out,
-                    order,
-                    task=self._task,
-                    client=self._client,
-                    received=received,
-                    spec=self.spec,
-                    state=state,
-                    gate=gate,
-                ),
-            )
+            with self._line.place(gate):
+                finished = await self.blocking(
+                    Lane.TRAINING,
+                    partial(
+                        carry_out,
+                        order,
+                        task=self._task,
+                        client=self._client,
+                        received=received,
+                        spec=self.spec,
+                        state=state,
+                        gate=gate,
+                    ),
+                )
             if finished is None or gate.is_cancelled:
                 return None
             return await self.blocking(Lane.DISK, partial(self._keep, order, finished))
@@ -172,8 +178,8 @@ class DeviceWork:
             self._gates[lease].cancel()
 
     def fraction(self, lease: str) -> float | None:
-        """Return how far a training is, in [0, 1]; None: it does not run."""
-        return self._gates[lease].fraction if lease in self._gates else None
+        """Return how far a training is, its wait in line included, in [0, 1]; None: there is none."""
+        return self._line.fraction(self._gates[lease]) if lease in self._gates else None
 
     async def settle(self, settle: Settle) -> None:
         """Apply a final outcome to the local state, remember the lease, delete the report."""
@@ -183,6 +189,7 @@ class DeviceWork:
             "reason": str(settle.reason) if settle.reason is not None else None,
             "detail": settle.detail or None,
             "staleness": settle.staleness or None,
+            "what_to_do": advice_for(settle.reason) if settle.outcome is not Outcome.ACCEPTED else None,
         }
         say = self._log.warning if settle.outcome is Outcome.REJECTED else self._log.info
         say(

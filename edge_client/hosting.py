@@ -14,6 +14,7 @@ from broker.transport import Transport
 from edge_client.config import EdgeSettings
 from edge_client.device_work import spec_of
 from edge_client.service import EdgeClient
+from edge_client.training_line import TrainingLine
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.task import Client, Task
 from shared.task_groups import rethrow
@@ -59,8 +60,9 @@ async def run_many(
             await run_many(devices, task, run_blocking=threads, stop=stop)
         return
     spec = await run_blocking(Lane.TRAINING, lambda: spec_of(task))
+    line = TrainingLine()
     clients = [
-        EdgeClient(each.settings, task, each.client, each.transport, run_blocking=run_blocking, spec=spec)
+        EdgeClient(each.settings, task, each.client, each.transport, run_blocking=run_blocking, spec=spec, line=line)
         for each in devices
     ]
     try:

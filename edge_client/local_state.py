@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, sync_folder, write_durably
+from shared.durable import make_folder
 from shared.errors import ConfigError
 from shared.task import Arrays
 
@@ -87,7 +88,7 @@ class LocalState:
         packed = pack(arrays)
         packed = hashlib.sha256(packed).digest() + packed
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_durably(self._folder / f"{lease}.{run}{_PENDING}", packed)
         except OSError as error:
             self._in_memory[lease] = run, packed
@@ -101,7 +102,7 @@ class LocalState:
         """
         if lease in self._in_memory:
             run, packed = self._in_memory.pop(lease)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_durably(self._folder / f"{run}{CURRENT}", packed)
         for path in self._folder.glob(f"{lease}.*{_PENDING}"):
             run = path.name.removeprefix(f"{lease}.").removesuffix(_PENDING)

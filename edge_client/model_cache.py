@@ -1,7 +1,8 @@
 """Models on disk by their digest: chunks at their offset, a bitmap of those that are there, a quota.
 
-Nothing unverified is ever kept: an index counts when its digest is its name, a chunk when its digest stands in the
-index. A bitmap read back after a reboot is a hint, and every chunk it names is checked again.
+Nothing unverified is ever used: an index counts when its digest is its name, a chunk when its digest stands in the
+index. A bitmap read back after a reboot is a hint, and every chunk it names is checked again. What is damaged is named
+in the log and fetched again.
 
 Not here: asking the broker (`downloading.py`, `fetch_window.py`).
 """
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from shared.chunking import Bitmap, ChunkLayout
+from edge_client.state_folder import write_durably
+from shared.chunking import Bitmap, ChunkLayout, sha256_hex
 from shared.errors import InvalidState, PeerError
 from shared.messages import ModelRef
 from shared.parameters import Vector
@@ -54,20 +56,39 @@ class CachedModel:
         return self._bitmap.n_set / self._bitmap.n if self._bitmap.n else 0.0
 
     def load(self) -> None:
-        """Take up what an earlier life has fetched."""
+        """Take up what an earlier life has fetched; what is damaged is named, and counts as missing."""
         try:
-            payload = (self._folder / "index").read_bytes()
-            self._open(decode_index(payload, self.model))
-            bits = Bitmap(self._bitmap.n, (self._folder / "bitmap").read_bytes())
-            with (self._folder / "chunks").open("rb") as file:
-                for i in range(bits.n):
-                    if i in bits:
-                        file.seek(self._layout.start(i))
-                        if self._is_right(i, file.read(self._layout.length(i))):
-                            self._bitmap.add(i)
+            if not (self._folder / "index").exists():
+                self._load_pieces()
+                return
+            self._open(decode_index((self._folder / "index").read_bytes(), self.model))
+            if (self._folder / "bitmap").exists():
+                self._load_chunks(Bitmap(self._bitmap.n, (self._folder / "bitmap").read_bytes()))
             os.utime(self._folder)
-        except (OSError, PeerError, InvalidState):
-            return  # what cannot be read is fetched again
+        except (OSError, PeerError, InvalidState) as error:
+            self._damaged(str(error))
+
+    def _load_pieces(self) -> None:
+        for piece in range(len(self._index_layout)):
+            path = self._piece(piece)
+            if path.exists() and len(data := path.read_bytes()) == self._index_layout.length(piece):
+                self._pieces[piece] = data
+
+    def _load_chunks(self, bits: Bitmap) -> None:
+        with (self._folder / "chunks").open("rb") as file:
+            for i in range(bits.n):
+                if i in bits:
+                    file.seek(self._layout.start(i))
+                    if self._is_right(i, file.read(self._layout.length(i))):
+                        self._bitmap.add(i)
+        if self._bitmap.n_set < bits.n_set:  # a power cut may keep the bitmap and lose what it names
+            self._damaged(f"{bits.n_set - self._bitmap.n_set} of {bits.n_set} chunks are not what they were")
+
+    def _damaged(self, cause: str) -> None:
+        log = structlog.get_logger()
+        log.warning(
+            "cached_model_damaged", folder=str(self._folder), cause=cause, so="what is missing is fetched again"
+        )
 
     def missing_pieces(self) -> list[int]:
         """Return the pieces of the index that are to be fetched."""
@@ -80,10 +101,17 @@ class CachedModel:
         return list(self._bitmap.missing())
 
     def add_piece(self, piece: int, data: bytes) -> bool:
-        """Keep a piece of the index; return whether it can be right."""
+        """Keep a piece of the index; return whether it can be right.
+
+        Raises:
+            OSError: the disk takes no more; the piece is kept in memory.
+        """
         if not 0 <= piece < len(self._index_layout) or len(data) != self._index_layout.length(piece):
             return False
         self._pieces[piece] = data
+        if len(self._index_layout) > 1:  # a single one is fetched again as quickly as it is read
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._piece(piece).write_bytes(data)
         return True
 
     def complete_index(self) -> ModelIndex:
@@ -95,12 +123,19 @@ class CachedModel:
         """
         payload = b"".join(self._pieces[piece] for piece in range(len(self._index_layout)))
         self._pieces.clear()
+        for piece in range(len(self._index_layout)):
+            self._piece(piece).unlink(missing_ok=True)
         index = decode_index(payload, self.model)
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "index").write_bytes(payload)
-        self._open(index)
-        with (self._folder / "chunks").open("wb") as file:
-            file.truncate(index.size)
+        write_durably(self._folder / "index", payload)
+        chunks = self._folder / "chunks"
+        if chunks.exists() and chunks.stat().st_size == index.size:  # the index alone was damaged
+            self.load()
+        else:
+            self._open(index)
+            (self._folder / "bitmap").unlink(missing_ok=True)
+            with chunks.open("wb") as file:
+                file.truncate(index.size)
         return index
 
     def add_chunk(self, i: int, data: bytes) -> bool:
@@ -126,11 +161,19 @@ class CachedModel:
 
         Raises:
             InvalidState: it is not whole.
-            OSError: it cannot be read.
+            OSError: it cannot be read, or is not what was fetched; it counts as missing from then on.
         """
-        if not self.is_whole:
+        if self._index is None or not self.is_whole:
             raise InvalidState(f"model {self.model.digest} is not whole")
-        return np.fromfile(self._folder / "chunks", "<f4").astype(np.float32, copy=False)
+        data = np.fromfile(self._folder / "chunks", np.uint8)
+        if sha256_hex(data.data) != self._index.sha256:
+            self._bitmap.clear()
+            self._damaged("it is not what was fetched")
+            raise OSError(f"the model on disk is damaged, and will be fetched again: {self._folder}")
+        return data.view("<f4").astype(np.float32, copy=False)
+
+    def _piece(self, piece: int) -> Path:
+        return self._folder / f"piece-{piece}"
 
     @property
     def _layout(self) -> ChunkLayout:

@@ -17,6 +17,7 @@ import structlog
 from edge_client.final_leases import FinalLeases
 from edge_client.report_files import REPORT, OutboxEntry, header_of, read_report
 from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, sync_folder, write_durably
+from shared.durable import make_folder
 from shared.errors import ConfigError, InvalidState
 from shared.messages import Report
 
@@ -81,7 +82,7 @@ class Outbox:
             ConfigError: the folder cannot be used.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             self._load_finals()
             for leftover in self._folder.glob(f"*{TEMPORARY}"):
                 leftover.unlink()

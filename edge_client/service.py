@@ -29,6 +29,7 @@ from edge_client.link import Link, instant_in
 from edge_client.participant_machine import ParticipantMachine
 from edge_client.session import Session
 from edge_client.state_folder import lock_folder
+from edge_client.training_line import TrainingLine
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.errors import ConfigError, Reason, TransportError
@@ -61,6 +62,7 @@ class EdgeClient:
         look: reads the device's conditions.
         rules: what makes this device ineligible.
         spec: of the task's model, if somebody has asked the task already.
+        line: of all that train in the same lanes; default: this device alone.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class EdgeClient:
         look: Callable[[], Conditions] = read_conditions,
         rules: Sequence[Rule] = (),
         spec: ParameterSpec | None = None,
+        line: TrainingLine | None = None,
     ) -> None:
         self._settings, self._task, self._client = settings, task, client
         self._run_blocking, self._clock, self._look, self._rules, self._spec = run_blocking, clock, look, rules, spec
+        self._line = line or TrainingLine()
         self._rng = rng or Random()
         self._topics = Topics(settings.fleet)
         self._status_topic = self._topics.build(StatusTopic(client.id))
@@ -113,7 +117,7 @@ class EdgeClient:
             lock_folder(self._settings.state_folder(self._client.id)),
             _lanes(self._run_blocking) as run_blocking,
         ):
-            self._work = DeviceWork(self._settings, self._task, self._client, run_blocking, self._clock)
+            self._work = DeviceWork(self._settings, self._task, self._client, run_blocking, self._clock, self._line)
             await self._work.open(self._spec)
             self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_chunk_bytes)
             self._machine = ParticipantMachine(

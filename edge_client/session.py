@@ -282,7 +282,8 @@ class Session:
                 else:
                     is_first = self._work.is_first_offer(lease)
                     chunk_bytes = self._pace.chunk_bytes(fleet.chunk_bytes, limit, is_first_offer=is_first)
-                    layout = self._uploads.begin(lease, ChunkLayout(entry.n_bytes, chunk_bytes))
+                    layout = ChunkLayout(entry.n_bytes, chunk_bytes)
+                    layout = self._uploads.begin(lease, layout, most_bytes=fleet.chunk_bytes)
                     self.offered_chunk_bytes = layout.chunk_bytes
                     report = report.model_copy(update={"chunk_bytes": layout.chunk_bytes})
             await self._publish_report(connection, report)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.durable import make_folder, sync_folder
 from shared.errors import AlreadyServed, ConfigError
 
 __all__ = ["DAMAGED", "TEMPORARY", "lock_folder", "remedy", "set_aside", "sync_folder", "write_durably"]
@@ -32,7 +33,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ConfigError: it cannot be made or written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise ConfigError(
@@ -73,15 +74,6 @@ def write_durably(path: Path, *parts: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and deletions in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def set_aside(path: Path) -> Path:

@@ -53,9 +53,19 @@ class Uploads:
         self._on_acknowledged, self._on_drained, self._on_lost = on_acknowledged, on_drained, on_lost
         self._uploads: dict[str, Upload] = {}
 
-    def begin(self, lease: str, layout: ChunkLayout) -> ChunkLayout:
-        """An offer goes out; return the layout that holds on this connection."""
-        return self._uploads.setdefault(lease, Upload(layout, self._pace)).layout
+    def begin(self, lease: str, layout: ChunkLayout, *, most_bytes: int) -> ChunkLayout:
+        """An offer goes out; return the layout that holds on this connection.
+
+        Args:
+            lease: of the update.
+            layout: for the first offer on this connection.
+            most_bytes: largest chunk that the fleet takes now; an upload in larger ones begins anew.
+        """
+        upload = self._uploads.get(lease)
+        if upload is None or upload.layout.chunk_bytes > most_bytes:
+            self.stop(lease)
+            upload = self._uploads[lease] = Upload(layout, self._pace)
+        return upload.layout
 
     def fraction(self, lease: str) -> float | None:
         """Return how much of an upload is acknowledged, in [0, 1]; None: it is none."""

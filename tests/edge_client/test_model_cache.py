@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from edge_client.model_cache import CachedModel, ModelCache
 from shared.chunking import ChunkLayout, sha256_hex
@@ -149,3 +150,76 @@ def test_model_that_cannot_be_deleted_stays(tmp_path: Path) -> None:
     (tmp_path / "odd" / "link").symlink_to(tmp_path / "nowhere")
     cache.make_room(cached)
     assert cached.is_whole
+
+
+def reopened(folder: Path, model: Published) -> tuple[CachedModel, list[str]]:
+    """What there is of a model after a reboot, and what the log names."""
+    with structlog.testing.capture_logs() as logs:
+        cached = ModelCache(folder, 10**9).open(model.ref)
+    return cached, [line["event"] for line in logs]
+
+
+def test_damaged_chunk_is_named_and_fetched_again(tmp_path: Path) -> None:
+    """It alone: the others are there."""
+    model = Published()
+    model.fill(ModelCache(tmp_path, 10**9).open(model.ref))
+    with (tmp_path / model.ref.digest / "chunks").open("r+b") as file:
+        file.seek(2 * CHUNK)
+        file.write(b"?")
+    cached, named = reopened(tmp_path, model)
+    assert cached.missing_chunks() == [2]
+    assert named == ["cached_model_damaged"]
+
+
+@pytest.mark.parametrize("name", ["index", "bitmap"])
+def test_damaged_index_or_bitmap_is_named_and_fetched_again(tmp_path: Path, name: str) -> None:
+    """Without the bitmap nothing is believed; without the index the chunks are there again as soon as it has come."""
+    model = Published()
+    model.fill(ModelCache(tmp_path, 10**9).open(model.ref))
+    (tmp_path / model.ref.digest / name).write_bytes(b"?")
+    cached, named = reopened(tmp_path, model)
+    assert named == ["cached_model_damaged"]
+    assert not cached.is_whole
+    if name == "index":
+        assert cached.add_piece(0, model.index)
+        cached.complete_index()
+        assert cached.is_whole
+    else:
+        assert cached.missing_chunks() == [0, 1, 2, 3, 4]
+
+
+def test_nothing_is_named_for_a_model_that_was_never_here(tmp_path: Path) -> None:
+    """Nor for one whose first chunk has not come."""
+    model = Published()
+    assert reopened(tmp_path, model)[1] == []
+    model.fill(ModelCache(tmp_path, 10**9).open(model.ref), chunks=0)
+    assert reopened(tmp_path, model)[1] == []
+
+
+def test_pieces_of_an_index_survive_a_reboot(tmp_path: Path) -> None:
+    """The index of a large model in small chunks takes a thin link minutes."""
+    model = Published(n_params=300_000)
+    cached = ModelCache(tmp_path, 10**9).open(model.ref)
+    n_pieces = len(model.pieces)
+    assert n_pieces > 2
+    for piece in range(n_pieces - 1):
+        cached.add_piece(piece, model.pieces[piece])
+    cached, named = reopened(tmp_path, model)
+    assert (cached.missing_pieces(), named) == ([n_pieces - 1], [])
+    cached.add_piece(n_pieces - 1, model.pieces[n_pieces - 1])
+    cached.complete_index()
+    assert cached.missing_pieces() == []
+    assert not list((tmp_path / model.ref.digest).glob("piece-*"))
+
+
+def test_model_that_changed_on_disk_is_never_trained_with(tmp_path: Path) -> None:
+    """The disk broke after the last chunk was checked: it is named, and counts as missing."""
+    model = Published()
+    cached = ModelCache(tmp_path, 10**9).open(model.ref)
+    model.fill(cached)
+    with (tmp_path / model.ref.digest / "chunks").open("r+b") as file:
+        file.write(b"?")
+    with structlog.testing.capture_logs() as logs, pytest.raises(OSError, match="will be fetched again"):
+        cached.read()
+    assert [line["event"] for line in logs] == ["cached_model_damaged"]
+    assert cached.missing_chunks() == [0, 1, 2, 3, 4]

@@ -1,0 +1,46 @@
+"""What a person can do about an update that did not count, in one sentence for the log line that says so.
+
+Pure. Not here: the causes themselves (`shared/errors.py`), writing the line (`device_work.py`).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from shared.errors import Reason
+
+__all__ = ["ADVICE", "advice_for"]
+
+_NOTHING = "nothing: it goes on with new work"
+
+ADVICE: Mapping[Reason, str] = MappingProxyType(
+    {
+        Reason.FIELDS: "use the aggregator's version of this program on the device",
+        Reason.SIZE: "raise transfer.max_update_bytes at the aggregator, or make the update smaller",
+        Reason.DIGEST: "look at this device's memory and disk: what arrived is not what was trained",
+        Reason.LENGTH: "use the same task, with the same model, on the device and at the aggregator",
+        Reason.CODEC: "use the aggregator's version of this program on the device",
+        Reason.NOT_FINITE: "lower training.learning_rate, or look for bad examples in this device's data",
+        Reason.NORM: "look for bad examples in this device's data; if others are refused too, raise server.max_norm",
+        Reason.OFFERS: "look at this device's link: the update was begun anew too often",
+        Reason.TRAINING: "see the traceback in this log, under training_failed",
+        Reason.RESULT: "see under training_failed in this log what the task returned",
+        Reason.SPEC: "use the same task, with the same model, on the device and at the aggregator",
+        Reason.DATA: "see whether the task finds data for this client",
+        Reason.DISK: "make room on the aggregator's disk",
+        Reason.OPERATOR: "ask the operator of the run",
+        Reason.GOAL_MET: _NOTHING,
+        Reason.TOO_STALE: "nothing, if it is rare; else raise round.window_s, or let this device train less",
+        Reason.ALREADY_COUNTED: _NOTHING,
+        Reason.RUN_FINISHED: "nothing: the run is over",
+        Reason.COMMITTED: "nothing, if it is rare; else raise round.window_s, or let this device train less",
+        Reason.SUPERSEDED: _NOTHING,
+        Reason.MODEL_GONE: "nothing, if it is rare; else this link is too slow for the pace of the run",
+        Reason.DEVICE_RESTARTED: _NOTHING,
+    }
+)
+"""For every reason that a final outcome may have."""
+
+
+def advice_for(reason: Reason | None) -> str | None:
+    """Return what to do; None: there is nothing to say."""
+    return None if reason is None else ADVICE.get(reason)

@@ -1,0 +1,23 @@
+import pytest
+
+from edge_client.advice import ADVICE, advice_for
+from shared.errors import Reason
+
+NEVER_FINAL = {
+    *(Reason.TOPIC, Reason.PAYLOAD_TOO_LARGE, Reason.RATE, Reason.MALFORMED, Reason.VERSION),
+    *(Reason.UNKNOWN_LEASE, Reason.FOREIGN_LEASE, Reason.OTHER_RUN, Reason.CHUNK),
+    *(Reason.NOT_DRAWN, Reason.NOT_ELIGIBLE, Reason.PROTOCOL, Reason.CLONED_ID, Reason.PAUSED),
+}
+"""What no receipt gives as the reason of a final outcome."""
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in NEVER_FINAL])
+def test_every_reason_of_a_final_outcome_has_advice(reason: Reason) -> None:
+    """Whoever reads the log knows what to do, even where that is nothing."""
+    assert advice_for(reason)
+
+
+def test_nothing_is_advised_where_nothing_is_refused() -> None:
+    """An accepted update has no reason."""
+    assert advice_for(None) is None
+    assert not NEVER_FINAL & ADVICE.keys()
