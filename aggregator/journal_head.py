@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.durable import sync_folder
 from shared.errors import InvalidState
 
 __all__ = ["Head", "HeadFile"]
@@ -71,11 +72,7 @@ class HeadFile:
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.write(Head())
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def write(self, head: Head) -> None:
         """Write and synchronise, over the older of the two lines."""

@@ -22,6 +22,7 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from shared.durable import sync_folder
 from shared.errors import ConfigError, PeerError
 from shared.parameters import ParameterSpec, Vector
 from shared.task import Arrays
@@ -104,9 +105,9 @@ class ModelStore:
                 metadata: dict[str, str] = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
             head = metadata["fedmq"]
-            if _checksum(head, tensors) != metadata["sha256"]:
-                raise ConfigError("the version file is damaged: its checksum is wrong", where=str(path), hint=hint)
             found = json.loads(head)
+            if _checksum(head, tensors) != metadata["sha256"] or found["version"] != version:
+                raise ConfigError("the version file is damaged: its checksum is wrong", where=str(path), hint=hint)
             spec = ParameterSpec.from_wire(found["spec"])
         except FileNotFoundError as error:
             raise ConfigError("there is no such version", where=str(path), hint=hint) from error
@@ -219,17 +220,10 @@ def _write(path: Path, tensors: Arrays, metadata: dict[str, str]) -> None:
     except safetensors.SafetensorError as error:  # of a disk that takes no more it raises no OSError
         raise OSError(f"{beside} cannot be written: {error}") from error
     beside.chmod(0o644)  # safetensors makes it for its owner alone
-    _sync(beside, os.O_RDONLY)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
     beside.replace(path)
-    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_folder(path.parent)
 
 
 def _checksum(head: str, tensors: Arrays) -> str:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from aggregator.update_file import UpdateHead, fault_of_update, read_head
 from shared.chunking import Bitmap, ChunkLayout
+from shared.durable import sync_folder
 from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import Report
 
@@ -140,7 +141,7 @@ class PartFiles:
             os.pwrite(file.fileno(), part.bitmap.to_bytes(), part.bitmap_start)
             os.fsync(file.fileno())
         self._path(lease, "part").rename(self._path(lease, "update"))
-        self._sync_folder()
+        sync_folder(self._folder)
         del self._parts[lease]
 
     def open(self, lease: str) -> StoredUpdate:
@@ -220,13 +221,6 @@ class PartFiles:
             return _Part(layout, Bitmap(len(layout), bits), head.bitmap_start, head.body_start)
         except InvalidState:  # torn
             return None
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _identity(report: Report) -> tuple[object, ...]:

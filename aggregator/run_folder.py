@@ -16,6 +16,7 @@ import socket
 from pathlib import Path
 from typing import Any, Self
 
+from shared.durable import make_folder
 from shared.errors import AlreadyServed, ConfigError
 
 __all__ = ["RunFolder", "read_lock"]
@@ -41,7 +42,7 @@ class RunFolder:
         self.best = path / "best.safetensors"
         try:
             for folder in (path, self.versions, self.updates):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             self._lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             hint = "choose another output.folder, or make this one writable"
