@@ -30,6 +30,7 @@ import structlog
 from broker.config import BrokerSettings
 from broker.credentials import read_password, read_tls
 from broker.inbox import Inbox
+from broker.mqtt_path import DataPath
 from broker.subscriptions import TopicFilter, check_payload, check_topic
 from broker.transport import Connection, Message, Will
 from shared.errors import CredentialsRefused, TransportError
@@ -147,10 +148,10 @@ class _MqttConnection:
         paho.on_connect = _before(self._on_connect, paho.on_connect)
         paho.on_disconnect = _before(self._on_disconnect, paho.on_disconnect)
         paho.on_publish = _before(self._on_publish, paho.on_publish)
-        paho.on_socket_open = _before(self._on_socket_open, paho.on_socket_open)
+        paho.on_socket_open = _after(self._on_socket_open, paho.on_socket_open)
         paho.on_socket_close = _before(self._on_socket_close, paho.on_socket_close)
-        paho.on_message = self._on_message
         paho.on_socket_register_write = self._on_socket_register_write
+        self._path = DataPath(paho, loop, arrived=self._on_message, broken=self._on_broken)
         client._disconnected.add_done_callback(self._on_disconnected)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retained: bool = False) -> None:
@@ -301,33 +302,28 @@ class _MqttConnection:
             self._n_refused_publishes += 1
             _log.warning("publish_refused", reason=str(reason), url=self._settings.url, count=self._n_refused_publishes)
 
-    def _on_message(self, paho: Any, userdata: Any, message: Any) -> None:
-        try:
-            self._inbox.put(Message(message.topic, bytes(message.payload), retained=message.retain))
-        except UnicodeDecodeError:
-            _log.warning("topic_is_no_utf8", url=self._settings.url)
+    def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        self._inbox.put(Message(topic, payload, retained=retained))
+
+    def _on_broken(self, error: Exception) -> None:
+        self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
 
     def _on_socket_open(self, paho: Any, userdata: Any, opened: Any) -> None:
         # In the connecting thread. Whoever gives up sets the flag first and then looks for a socket, so one of the two
         # finds the other.
         if self._is_abandoned:
             _shut_down(opened)
+        self._loop.call_soon_threadsafe(self._watch_for_reading, opened)
+
+    def _watch_for_reading(self, opened: Any) -> None:
+        if opened.fileno() >= 0:  # not closed meanwhile
+            self._loop.add_reader(opened, self._path.read)
 
     def _on_socket_register_write(self, paho: Any, userdata: Any, opened: Any) -> None:
         if threading.get_ident() == self._loop_thread:
-            self._loop.add_writer(opened, self._write)
+            self._path.write_soon()
         else:  # the connecting thread has something to say: CONNECT
-            self._loop.call_soon_threadsafe(self._watch_for_writing, opened)
-
-    def _watch_for_writing(self, opened: Any) -> None:
-        if opened.fileno() >= 0:  # not closed meanwhile
-            self._loop.add_writer(opened, self._write)
-
-    def _write(self) -> None:
-        try:
-            self._paho.loop_write()
-        except Exception as error:  # whatever paho meets there, the link is of no use any more
-            self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
+            self._loop.call_soon_threadsafe(self._path.write_soon)
 
     def _on_socket_close(self, paho: Any, userdata: Any, closed: Any) -> None:
         if not self._closed.done():
@@ -340,6 +336,16 @@ def _before(ours: Callable[..., None], theirs: Any) -> Any:
     def both(*args: Any) -> None:
         ours(*args)
         theirs(*args)
+
+    return both
+
+
+def _after(ours: Callable[..., None], theirs: Any) -> Any:
+    """Return a callback that calls ours last."""
+
+    def both(*args: Any) -> None:
+        theirs(*args)
+        ours(*args)
 
     return both
 
