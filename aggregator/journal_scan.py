@@ -16,7 +16,17 @@ from aggregator.journal_head import Head
 from aggregator.journal_rows import ChainedRow, Row, copies_of
 from shared.errors import ConfigError
 
-__all__ = ["Fault", "RowScan", "connect", "damaged", "from_copies", "journalled", "repair_hint", "scanned"]
+__all__ = [
+    "Fault",
+    "RowScan",
+    "TornTable",
+    "connect",
+    "damaged",
+    "from_copies",
+    "journalled",
+    "repair_hint",
+    "scanned",
+]
 
 _SMALLEST_DATABASE = 100
 """Bytes of SQLite's own header. It deletes the log beside a file that is shorter."""
@@ -150,6 +160,42 @@ def from_copies(end: Head, copies: Iterable[bytes]) -> Iterator[ChainedRow]:
             return
         yield following
         end = following.end
+
+
+class TornTable:
+    """The rows of a damaged table, each looked up on its own: what is unreadable costs no more than itself.
+
+    Args:
+        path: of a copy of the database; its log is read beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if _size(path) < _SMALLEST_DATABASE:  # SQLite would delete the log; what that holds stands over these pages
+            path.write_bytes(bytes(4096))
+        self._connection = connect(path, is_writable=False)
+
+    def row(self, seq: int) -> tuple[Row, object] | None:
+        """Return a row and the checksum that stands with it, None when it is not there or cannot be read."""
+        try:
+            found = self._connection.execute(
+                "SELECT kind, lease, body, data, checksum FROM journal WHERE seq = ?", (seq,)
+            ).fetchone()
+        except sqlite3.DatabaseError:
+            return None
+        return None if found is None else (Row(*found[:4]), found[4])
+
+    @property
+    def last_seq(self) -> int:
+        """Of all rows that are there, 0 when there is none to be read."""
+        try:
+            found = self._connection.execute("SELECT max(seq) FROM journal").fetchone()[0]
+        except sqlite3.DatabaseError:
+            return 0
+        return found or 0
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
 
 
 def damaged(path: Path, what: str) -> ConfigError:

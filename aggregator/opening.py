@@ -7,7 +7,7 @@ bits.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,15 +18,17 @@ from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, central_metrics
 from aggregator.journal import Journal
+from aggregator.journal_scan import repair_hint
 from aggregator.leases import LeaseState
 from aggregator.model_store import ModelStore, ServerState, warm_start
 from aggregator.part_files import PartFiles
 from aggregator.publishing import ModelBlob, model_blob
-from aggregator.records import ConfigRecord
+from aggregator.records import CommitRecord, ConfigRecord, Record
 from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
 from aggregator.run_folder import RunFolder
 from aggregator.selection import seed_of
+from aggregator.settings_change import changed, refuse_fixed
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
 from shared.config import settings_digest, settings_json
@@ -92,14 +94,21 @@ async def open_run(
         wall: Unix time.
 
     Raises:
-        ConfigError: the task's model, a warm start, the journal or a version file cannot be used.
+        ConfigError: the task's model, a warm start, the journal, a version file or the file of an accepted update
+            cannot be used, or a setting changed that cannot.
     """
     run = run_name(settings)
     store, part_files = ModelStore(folder.versions), PartFiles(folder.updates)
     records = await run_blocking(Lane.DISK, lambda: list(journal.records()))
-    if not records and not store.versions():
-        await run_blocking(Lane.DISK, partial(store.save, await first_state(settings, evaluator)))
-    spec = (await run_blocking(Lane.DISK, partial(store.load, max(store.versions(), default=0)))).spec
+    committed = max((record.version for record in records if isinstance(record, CommitRecord)), default=0)
+    if records:
+        _refuse_fixed(settings, records, folder)
+    else:
+        _check_new(folder, store, part_files)
+        if not store.versions():
+            await run_blocking(Lane.DISK, partial(store.save, await first_state(settings, evaluator)))
+    load = partial(_load, store, folder)
+    spec = (await run_blocking(Lane.DISK, partial(load, committed))).spec
     if records:
         await _check_spec(settings, evaluator, spec, folder)
     codec = codec_named(settings.training.codec)
@@ -112,7 +121,8 @@ async def open_run(
         )
     machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}")
     recovered = recover(machine, records, journal.clock(), now, wall())
-    state = await run_blocking(Lane.DISK, partial(store.load, machine.version))
+    state = await run_blocking(Lane.DISK, partial(load, machine.version))
+    await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))
     aggregation = Aggregation(settings, state, part_files, store, run_blocking)
     for record in machine.tally.accepted():
         await aggregation.fold(record)
@@ -121,7 +131,7 @@ async def open_run(
     models: dict[int, ModelRef] = {}
     for version in store.versions():
         if version <= machine.version:
-            old = await run_blocking(Lane.DISK, partial(store.load, version))
+            old = await run_blocking(Lane.DISK, partial(load, version))
             blob = await run_blocking(
                 Lane.COMPUTE, partial(model_blob, old.parameters, spec, version, settings.transfer.chunk_bytes)
             )
@@ -206,18 +216,51 @@ async def _note_settings(settings: Settings, journal: Journal, recovered: Recove
     if old is not None and old.digest == digest:
         return
     if old is not None:
-        changes = _differences(json.loads(old.settings), json.loads(settings_json(settings)))
+        changes = changed(json.loads(old.settings), json.loads(settings_json(settings)))
         log.warning("settings_changed", from_version=version + 1, changes=changes)
     await journal.append(ConfigRecord(digest=digest, settings=settings_json(settings), from_version=version + 1))
 
 
-def _differences(old: object, new: object, key: str = "") -> dict[str, str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, str] = {}
-        for name in old.keys() | new.keys():
-            found |= _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-        return dict(sorted(found.items()))
-    return {} if old == new else {key: f"{old} -> {new}"}
+def _refuse_fixed(settings: Settings, records: Sequence[Record], folder: RunFolder) -> None:
+    """Refuse a change of what a run cannot change; an old change that was reverted is none."""
+    old = next((record for record in reversed(records) if isinstance(record, ConfigRecord)), None)
+    if old is not None:
+        refuse_fixed(json.loads(old.settings), json.loads(settings_json(settings)), where=str(folder.path))
+
+
+def _check_new(folder: RunFolder, store: ModelStore, part_files: PartFiles) -> None:
+    """Refuse to begin anew where a run has been: its journal is gone."""
+    if store.versions() in ([], [0]) and not part_files.finished():
+        return
+    raise ConfigError(
+        f"there is no journal, but versions {', '.join(map(str, store.versions()))} "
+        f"and {len(part_files.finished())} updates are there",
+        where=str(folder.journal),
+        hint="bring it back from a copy; or give the run another name, and begin with the last model: "
+        "python -m aggregator export, then server.init_from",
+    )
+
+
+def _load(store: ModelStore, folder: RunFolder, version: int) -> ServerState:
+    """Return a version of the run, or say what to do about it."""
+    try:
+        return store.load(version)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=error.where, hint=f"{error.hint}; {repair_hint(folder.path)}") from error
+
+
+def _check_updates(machine: RoundMachine, part_files: PartFiles, folder: RunFolder) -> None:
+    """Hold the file of each accepted update against its row: what it yields must be what was accepted."""
+    for record in machine.tally.accepted():
+        if record.data is not None:
+            continue
+        fault = part_files.fault(record.lease, size=record.size, sha256=record.sha256)
+        if fault is not None:
+            raise ConfigError(
+                f"the update of {record.device} that was accepted for version {record.into} {fault}",
+                where=str(part_files.path(record.lease)),
+                hint=repair_hint(folder.path),
+            )
 
 
 def _tidy(machine: RoundMachine, part_files: PartFiles) -> None:

@@ -129,9 +129,10 @@ class AbandonRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoidRecord:
-    """The operator threw away what was accepted for `into`."""
+    """The operator threw away what was accepted for `into`; or, of it, the update of one lease that a repair lost."""
 
     into: int
+    lease: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

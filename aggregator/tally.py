@@ -115,6 +115,22 @@ class Tally:
         self.is_closed = False
         return self.version + 1
 
+    def void_one(self, lease: str) -> None:
+        """Throw away one update that is accepted and not yet in a version; a closed version is open again.
+
+        Raises:
+            InvalidState: there is none of this lease.
+        """
+        for into, records in self._accepted.items():
+            for record in records:
+                if record.lease == lease:
+                    records.remove(record)
+                    self.n_voided += 1
+                    self._bases.discard((record.device, record.base_version))
+                    self.is_closed = self.is_closed and into != self.version + 1
+                    return
+        raise InvalidState(f"no accepted update of lease {lease} waits for a version")
+
     def check(self) -> None:
         """Hold the books against the leases.
 

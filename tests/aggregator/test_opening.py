@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,6 @@ from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
 from aggregator.part_files import PartFiles
 from aggregator.phases import Phase
 from aggregator.records import (
-    AcceptRecord,
     CloseRecord,
     CommitRecord,
     ConfigRecord,
@@ -192,8 +192,7 @@ async def test_files_that_nobody_needs_are_deleted(tmp_path: Path) -> None:
         for number, is_whole in [(1, True), (2, True), (3, False), (8, True), (9, False)]:
             store_update(run.part_files, number, is_whole=is_whole)
     data = an_update(1.0).tobytes()
-    accepted = an_accept(number=1)
-    stored = AcceptRecord(**{**{f: getattr(accepted, f) for f in accepted.__dataclass_fields__}, "data": None})
+    stored = replace(an_accept(an_update(1.0), number=1), data=None)
     leases: list[LeaseRecord] = [a_lease(i, f"d{i}") for i in (1, 2, 3)]
     async with opened(settings, RoundRecord(round_id=1, into=1), *leases, stored) as again:
         assert again.part_files.finished() == [lease_name(1), lease_name(2)]
