@@ -9,8 +9,9 @@ Not here: which faults happen when; that is said by whoever holds the fleet.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -31,7 +32,10 @@ from shared.messages import AggregatorStatus, DeviceStatus
 from shared.task import Client, ClientId, Task
 from shared.topics import AggregatorStatusTopic, StatusTopic, Topics
 from shared.wire import decode_json
+from simulator.disk_image import Image
 from simulator.inline_blocking import DelayRange, InlineBlocking
+from simulator.lossy_disk import Death, LossyDisk, Machine
+from simulator.tapping import TappedTransport
 
 __all__ = ["AGGREGATOR", "Fleet"]
 
@@ -50,11 +54,10 @@ class _Life:
     task: "asyncio.Task[Any]"
     blocking: InlineBlocking
 
-    async def kill(self) -> None:
-        """End it as SIGKILL would."""
+    def stop(self) -> None:
+        """Nothing more comes of it."""
         self.blocking.close()
         self.task.cancel()
-        await asyncio.wait([self.task])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,10 @@ class Fleet:
         seed: of the broker, of every link, delay and device.
         faults: how the broker misbehaves.
         edge: the devices' settings; fleet, folder and id are set here.
+        disk: what every service lives on; None: one that loses nothing.
+        late: probability that a piece of blocking work takes much longer (`InlineBlocking`).
+        show: is shown what each service publishes: its name, topic and payload.
+        show_death: is shown who has died, and what is left on the disk.
     """
 
     def __init__(
@@ -88,17 +95,23 @@ class Fleet:
         seed: int = 0,
         faults: Faults | None = None,
         edge: EdgeSettings | None = None,
+        disk: LossyDisk | None = None,
+        late: float = 0.0,
+        show: Callable[[str, str, bytes], None] | None = None,
+        show_death: Callable[[str, Image], None] | None = None,
     ) -> None:
         self.settings = settings
         self.broker = SimulatedBroker(seed=seed, faults=faults)
         self.topics = Topics(settings.fleet)
         self._task = task
         self._edge = (edge or EdgeSettings()).model_copy(update={"fleet": settings.fleet, "folder": folder})
-        self._seed = seed
+        self._seed, self._disk, self._late, self._show = seed, disk, late, show
+        self._show_death = show_death
         self._n_lives = 0
         self._devices: dict[str, _Device] = {}
         self._alive: dict[str, _Life] = {}
         self._group = asyncio.TaskGroup()
+        self._result: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.aggregator: Aggregator | None = None
 
     async def __aenter__(self) -> Self:
@@ -122,13 +135,17 @@ class Fleet:
         self.settings = settings or self.settings
         blocking = self._blocking(AGGREGATOR, {})
         loop = asyncio.get_running_loop()
+        if self._result.done():
+            self._result = loop.create_future()
+        rng = Random(f"{self._seed}/{AGGREGATOR}/{self._n_lives}")
         self.aggregator = Aggregator(
             self.settings,
             task or self._task,
-            self.broker.transport(AGGREGATOR),
+            self._transport(AGGREGATOR),
             run_blocking=blocking,
-            rng=Random(f"{self._seed}/{AGGREGATOR}/{self._n_lives}"),
+            rng=rng,
             wall=lambda: WALL_START_S + loop.time(),
+            instance=f"{rng.getrandbits(64):016x}",
         )
         self._start(AGGREGATOR, self.aggregator.run, blocking)
 
@@ -153,7 +170,7 @@ class Fleet:
         self._devices[device] = _Device(
             client=Client(id=ClientId(device), partition=partition),
             task=task or self._task,
-            transport=self.broker.transport(device, link),
+            transport=self._transport(device, link),
             delays=delays or {},
         )
         self.start(device)
@@ -174,21 +191,51 @@ class Fleet:
         )
         self._start(device, service.run, blocking)
 
-    async def kill(self, name: str) -> None:
-        """End a service as SIGKILL would, without a goodbye; nothing if it is not running."""
-        life = self._alive.pop(name, None)
-        if life is not None:
-            await life.kill()
+    async def kill(self, name: str, *, power_cut: Random | None = None) -> None:
+        """End a service as SIGKILL would, without a goodbye; nothing if it is not running.
+
+        Args:
+            name: whose life ends.
+            power_cut: what decides what its disk loses; None: nothing.
+        """
+        if name in self._alive and not self._alive[name].blocking.is_closed:
+            machine = self.machine(name)
+            await self._bury(name, None if machine is None else machine.image(power_cut))
+
+    def kill_within(self, name: str, death: Death, then: Callable[[], None]) -> None:
+        """End a service within a call that it is still to make.
+
+        Args:
+            name: whose life ends.
+            death: in which call, and how.
+            then: called once it is over.
+        """
+        machine = self.machine(name)
+        if machine is None:
+            raise InvalidState("a service dies within a call only on a LossyDisk")
+
+        def die(image: Image) -> None:
+            self._alive[name].stop()
+            self.broker.cut(name)  # before anything else can leave
+            burial = self._group.create_task(self._bury(name, image), name=f"burial of {name}")
+            burial.add_done_callback(lambda _: then())
+
+        machine.die_within(death, die)
+
+    def machine(self, name: str) -> Machine | None:
+        """Return what a service lives on; None: a disk that loses nothing."""
+        if self._disk is None:
+            return None
+        folder = self.settings.output.folder if name == AGGREGATOR else self._edge.state_folder(name)
+        return self._disk.machine(name, folder)
 
     def is_running(self, name: str) -> bool:
         """Whether this service is alive."""
         return name in self._alive and not self._alive[name].task.done()
 
     async def result(self) -> RunResult:
-        """Wait until the aggregator has ended, and return its result."""
-        result = await self._alive[AGGREGATOR].task
-        assert isinstance(result, RunResult)
-        return result
+        """Wait until the aggregator has ended by itself, in whichever of its lives, and return its result."""
+        return await asyncio.shield(self._result)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a condition holds, looking every 50 ms."""
@@ -208,9 +255,36 @@ class Fleet:
 
     def _blocking(self, name: str, delays: Mapping[Lane, DelayRange]) -> InlineBlocking:
         self._n_lives += 1
-        return InlineBlocking(Random(f"{self._seed}/{name}/{self._n_lives}/delays"), delays)
+        machine, rng = self.machine(name), Random(f"{self._seed}/{name}/{self._n_lives}/delays")
+        return InlineBlocking(rng, delays, late=self._late, within=None if machine is None else machine.work)
 
-    def _start(self, name: str, run: Callable[[], Any], blocking: InlineBlocking) -> None:
+    def _transport(self, name: str, link: LinkProfile | None = None) -> Transport:
+        transport = self.broker.transport(name, link)
+        return transport if self._show is None else TappedTransport(transport, partial(self._show, name))
+
+    def _start(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]], blocking: InlineBlocking) -> None:
         if self.is_running(name):
             raise InvalidState(f"{name} is running already")
-        self._alive[name] = _Life(self._group.create_task(run(), name=name), blocking)
+        self._alive[name] = _Life(self._group.create_task(self._live(name, run, blocking), name=name), blocking)
+
+    async def _live(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]], blocking: InlineBlocking) -> None:
+        try:
+            result = await run()
+        except BaseException:
+            if blocking.is_closed:  # it is dead: nobody hears its last words
+                return
+            raise
+        if name == AGGREGATOR:
+            self._result.set_result(result)
+
+    async def _bury(self, name: str, image: Image | None) -> None:
+        """End a life, and let the next one begin on what is left."""
+        life = self._alive[name]
+        life.stop()
+        await asyncio.wait([life.task])
+        del self._alive[name]
+        machine = self.machine(name)
+        if machine is not None and image is not None:
+            machine.restore(image)
+            if self._show_death is not None:
+                self._show_death(name, image)

@@ -8,6 +8,7 @@ Not here: threads (`shared.blocking.Threads`).
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from shared.blocking import Lane
 
-__all__ = ["QUICK", "DelayRange", "InlineBlocking"]
+__all__ = ["LATE", "QUICK", "DelayRange", "InlineBlocking"]
 
 T = TypeVar("T")
 
@@ -30,6 +31,10 @@ QUICK: Mapping[Lane, DelayRange] = {
     Lane.TRAINING: (0.5, 2.0),
 }
 """A small model on a healthy machine."""
+
+
+LATE: DelayRange = (0.5, 30.0)
+"""A disk that was asleep, a machine that swaps; drawn log-uniformly."""
 
 
 class _Piece:
@@ -48,11 +53,22 @@ class InlineBlocking:
     Args:
         rng: where the delays come from.
         delays: seconds that work takes, by lane; lanes that are missing take those of `QUICK`.
+        late: probability that a piece of work takes as long as `LATE` says instead.
+        within: makes the calls, such as `Machine.work`.
     """
 
-    def __init__(self, rng: Random, delays: Mapping[Lane, DelayRange] | None = None) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        delays: Mapping[Lane, DelayRange] | None = None,
+        *,
+        late: float = 0.0,
+        within: Callable[[Callable[[], Any]], Any] | None = None,
+    ) -> None:
         self._rng = rng
         self._delays = {**QUICK, **(delays or {})}
+        self._late = late
+        self._within = within
         self._queues: dict[Lane, deque[_Piece]] = {}
         self._timers: dict[Lane, asyncio.TimerHandle] = {}
         self._is_closed = False
@@ -68,6 +84,11 @@ class InlineBlocking:
             self._begin(lane)
         return await done
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its process is dead."""
+        return self._is_closed
+
     def close(self) -> None:
         """Crash: what was not computed yet never is, and nobody hears of what was."""
         self._is_closed = True
@@ -76,16 +97,22 @@ class InlineBlocking:
         self._queues.clear()
 
     def _begin(self, lane: Lane) -> None:
-        takes_s = self._rng.uniform(*self._delays[lane])
+        takes_s = self._takes_s(lane)
         before_s = self._rng.uniform(0.0, takes_s)
         loop = asyncio.get_running_loop()
         self._timers[lane] = loop.call_later(before_s, self._compute, lane, takes_s - before_s)
+
+    def _takes_s(self, lane: Lane) -> float:
+        if self._late and self._rng.random() < self._late:
+            return math.exp(self._rng.uniform(*map(math.log, LATE)))
+        return self._rng.uniform(*self._delays[lane])
 
     def _compute(self, lane: Lane, after_s: float) -> None:
         """Do the work at the head of the lane; the loop is told of its result later."""
         piece = self._queues[lane][0]
         try:
-            settle = partial(piece.done.set_result, piece.work())
+            result = piece.work() if self._within is None else self._within(piece.work)
+            settle = partial(piece.done.set_result, result)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # TrainingCancelled is one: whatever it is, it is the caller's

@@ -1,0 +1,214 @@
+"""One crash schedule carried out: real services, a real journal, and whoever dies in virtual time.
+
+Not here: what happens (`schedules.py`), what must hold (`schedule_witness.py`), many schedules (`schedule_pool.py`).
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from aggregator.config import Settings
+from aggregator.journal import read_journal
+from edge_client.config import EdgeSettings, TimerSettings
+from shared.blocking import Lane
+from shared.codecs import codec_named
+from shared.errors import leaf_of
+from simulator.fleet import AGGREGATOR, Fleet
+from simulator.inline_blocking import DelayRange
+from simulator.lossy_disk import LossyDisk, Machine, Step
+from simulator.schedule_task import DrawnTask
+from simulator.schedule_witness import Witness
+from simulator.schedules import Crash, FullDisk, Schedule
+from simulator.virtual_time import run_in_virtual_time
+
+__all__ = ["Verdict", "carry_out"]
+
+LIMIT_S = 20_000.0
+"""Virtual seconds: a run that has not ended by then hangs."""
+CALL_WITHIN_S = 20.0
+"""Virtual seconds in which whoever is to die within a call makes one; then it dies all the same."""
+SHARED_MEMORY = Path("/dev/shm")
+BROKER = "broker"
+DELAYS: Mapping[Lane, DelayRange] = {Lane.TRAINING: (0.05, 1.0)}
+FULL_DISK_LOGS = frozenset({"journal_failed", "disk_failed", "outbox_not_durable", "local_state_not_kept"})
+"""What a full disk may say at level error; nothing else may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How a schedule ended.
+
+    Args:
+        seed: of the schedule.
+        violations: what must not be; none: it holds.
+        n_crashes: deaths that came to pass.
+        n_accepted: updates that count.
+        virtual_s: how long the fleet took.
+    """
+
+    seed: int
+    violations: tuple[str, ...]
+    n_crashes: int = 0
+    n_accepted: int = 0
+    virtual_s: float = 0.0
+
+
+def carry_out(schedule: Schedule, *, say: Callable[[str], None] = lambda line: None, is_honest: bool = True) -> Verdict:
+    """Carry a schedule out; leaves nothing behind.
+
+    Args:
+        schedule: what happens.
+        say: takes lines for people while it happens.
+        is_honest: False: no disk keeps what it says that it has synchronised.
+    """
+    shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="fedmq-schedule-", dir=shared))
+    try:
+        return _Run(schedule, folder, say, is_honest).carry_out()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Run:
+    def __init__(self, schedule: Schedule, folder: Path, say: Callable[[str], None], is_honest: bool) -> None:
+        self._schedule, self._folder, self._tell, self._is_honest = schedule, folder, say, is_honest
+        self._settings = Settings.model_validate(
+            {
+                "task": "simulator.schedule_task:DrawnTask",
+                "run": "schedule",
+                "seed": schedule.seed,
+                **schedule.tables,
+                "output": {"folder": folder / "runs", "keep_best": False},
+            }
+        )
+        self._task = DrawnTask(schedule.n_params, codec_named(self._settings.training.codec))
+        self._witness = Witness(self._task, self._say)
+        self._is_full = False
+        self._grave: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._n_crashes = self._n_accepted = 0
+        self._ended_at = 0.0
+
+    def carry_out(self) -> Verdict:
+        structlog.configure(
+            processors=[self._on_log],
+            wrapper_class=structlog.make_filtering_bound_logger(40),
+            logger_factory=structlog.ReturnLoggerFactory(),
+        )
+        try:
+            with LossyDisk(is_honest=self._is_honest) as disk:
+                run_in_virtual_time(self._live(disk), limit_s=LIMIT_S)
+        except BaseExceptionGroup as group:
+            self._crashed(leaf_of(group))
+        except Exception as error:
+            self._crashed(error)
+        return Verdict(
+            seed=self._schedule.seed,
+            violations=tuple(self._witness.violations),
+            n_crashes=self._n_crashes,
+            n_accepted=self._n_accepted,
+            virtual_s=round(self._ended_at, 3),
+        )
+
+    def _crashed(self, error: BaseException) -> None:
+        self._witness.note(f"{type(error).__name__}: {error}")
+
+    async def _live(self, disk: LossyDisk) -> None:
+        self._loop = asyncio.get_running_loop()
+        schedule, settings = self._schedule, self._settings
+        edge = EdgeSettings(folder=self._folder / "devices", timers=TimerSettings(receipt_min_s=5, receipt_max_s=30))
+        async with Fleet(
+            settings,
+            self._task,
+            edge.folder,
+            seed=schedule.seed,
+            faults=schedule.faults,
+            edge=edge,
+            disk=disk,
+            late=schedule.late,
+            show=self._witness.show,
+            show_death=self._witness.died,
+        ) as fleet:
+            self._witness.aggregator = fleet.machine(AGGREGATOR)
+            fleet.start_aggregator()
+            for device, link in schedule.links.items():
+                fleet.add(device, link=link, delays=DELAYS)
+            async with asyncio.TaskGroup() as group:
+                fates = [group.create_task(self._crash(fleet, crash)) for crash in schedule.crashes]
+                fates += [group.create_task(self._fill(fleet, full)) for full in schedule.full_disks]
+                result = await fleet.result()
+                self._witness.is_over = True
+                for fate in fates:
+                    fate.cancel()
+        self._ended_at = self._loop.time()
+        records = list(read_journal(result.folder / "journal.sqlite"))
+        self._n_accepted = result.counts["accepted"]
+        await self._witness.judge(settings, result, records, self._folder / "replay")
+
+    async def _reach(self, fleet: Fleet, n_commits: int) -> None:
+        """Wait until the journal has had so many commits."""
+        steps = self._machine(fleet, AGGREGATOR).n_steps
+        await fleet.until(lambda: steps[Step.COMMIT] >= n_commits)
+
+    async def _crash(self, fleet: Fleet, crash: Crash) -> None:
+        await self._reach(fleet, crash.after_commits)
+        await asyncio.sleep(crash.delay_s)
+        if crash.victim == BROKER:
+            self._n_crashes += 1
+            self._say(str(crash))
+            fleet.broker.stop()
+            await asyncio.sleep(crash.down_s)
+            fleet.broker.start()
+            return
+        async with self._grave[crash.victim]:  # one death at a time
+            died = asyncio.Event()
+            if crash.within is not None:
+                fleet.kill_within(crash.victim, crash.within, died.set)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CALL_WITHIN_S):
+                        await died.wait()
+            if not died.is_set():
+                rng = Random(f"{self._schedule.seed}/{crash}") if crash.is_power_cut else None
+                await fleet.kill(crash.victim, power_cut=rng)
+            self._n_crashes += 1
+            self._say(f"{crash}: dead")
+            await asyncio.sleep(crash.down_s)
+            self._say(f"{crash.victim} is back")
+            if crash.victim == AGGREGATOR:
+                fleet.start_aggregator()
+            else:
+                fleet.start(crash.victim)
+
+    async def _fill(self, fleet: Fleet, full: FullDisk) -> None:
+        await self._reach(fleet, full.after_commits)
+        machine = self._machine(fleet, full.victim)
+        self._witness.forgetful.add(full.victim)
+        self._is_full = machine.is_full = True
+        self._say(str(full))
+        await asyncio.sleep(full.lasts_s)
+        machine.is_full = False
+        self._say(f"{full.victim}'s disk has room again")
+
+    def _machine(self, fleet: Fleet, name: str) -> Machine:
+        machine = fleet.machine(name)
+        assert machine is not None
+        return machine
+
+    def _say(self, line: str) -> None:
+        self._tell(line if self._loop is None else f"{self._loop.time():10.3f} s  {line}")
+
+    def _on_log(self, logger: object, level: str, event: MutableMapping[str, Any]) -> str:
+        """See what services log at level error: they may not, unless a disk is full."""
+        name = str(event.get("event"))
+        if not (self._is_full and name in FULL_DISK_LOGS):
+            self._witness.note(f"log: {name} { ({k: v for k, v in event.items() if k not in ('event', 'exc_info')}) }")
+        return ""

@@ -1,0 +1,195 @@
+"""Crash schedules: fleets whose every misfortune is drawn from one seed.
+
+A schedule says what is learned, by whom, over which links, how the broker misbehaves, whose work is late, whose disk is
+full, and who dies when and how. It is a function of its seed, so that a failing one is replayed by its number.
+
+Pure. Not here: carrying it out (`schedule_run.py`), and what must hold (`schedule_witness.py`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from broker.faults import Faults
+from broker.link import Failures, LinkProfile
+from simulator.lossy_disk import Death, Step
+
+__all__ = ["Crash", "FullDisk", "Schedule"]
+
+ROUNDS = 5
+LEAST_DEVICES, MOST_DEVICES = 8, 12
+LEAST_MISBEHAVIOURS = 3
+CHUNK_BYTES = 4096
+EARLY_COMMITS = 30
+"""Commits of its journal that an aggregator surely makes before a run of five rounds is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """One death.
+
+    Args:
+        victim: "aggregator", "broker" or a device.
+        after_commits: it comes once the aggregator's journal has had so many commits, over all its lives.
+        delay_s: and so many seconds have passed since.
+        within: dies within a call of its own that follows then; None: at that instant, between two calls.
+        is_power_cut: whether its disk loses what was not synchronised.
+        down_s: seconds until it is back.
+    """
+
+    victim: str
+    after_commits: int
+    delay_s: float
+    within: Death | None
+    is_power_cut: bool
+    down_s: float
+
+    def __str__(self) -> str:
+        how = "loses power" if self.is_power_cut else "is killed"
+        where = ""
+        if self.within is not None:
+            where = f" within its {self.within.at}. {self.within.step or 'call to the disk'}"
+        when = f"{self.delay_s:.3f} s after commit {self.after_commits}"
+        return f"{self.victim} {how}{where}, {when}, down {self.down_s:.1f} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullDisk:
+    """A disk that takes nothing for a while."""
+
+    victim: str
+    after_commits: int
+    lasts_s: float
+
+    def __str__(self) -> str:
+        return f"{self.victim}'s disk is full for {self.lasts_s:.1f} s after commit {self.after_commits}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Everything that happens to one fleet.
+
+    Args:
+        seed: it was drawn from.
+        links: of each device, by its name.
+        n_params: of the model; whether its updates travel inline or in chunks follows from it.
+        faults: of the broker.
+        late: probability that a piece of blocking work takes long.
+        crashes: who dies.
+        full_disks: whose disk is full.
+        tables: of the aggregator's settings.
+    """
+
+    seed: int
+    links: dict[str, LinkProfile]
+    n_params: int
+    faults: Faults
+    late: float
+    crashes: tuple[Crash, ...]
+    full_disks: tuple[FullDisk, ...]
+    tables: dict[str, dict[str, Any]]
+
+    @classmethod
+    def drawn(cls, seed: int) -> "Schedule":
+        """Return the schedule of a seed."""
+        rng = Random(f"schedule {seed}")
+        devices = [f"d{i}" for i in range(rng.randint(LEAST_DEVICES, MOST_DEVICES))]
+        faults = Faults.drawn(rng, at_least=LEAST_MISBEHAVIOURS)
+        return cls(
+            seed=seed,
+            links={device: _link(rng, faults.link) for device in devices},
+            n_params=rng.choice((32, 100, 1500, 3000, 5000)),
+            faults=faults,
+            late=rng.choice((0.0, 0.002, 0.01)),
+            crashes=tuple(_crashes(rng, devices, seed)),
+            full_disks=tuple(_full_disks(rng, devices)),
+            tables=_tables(rng),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Yield what happens, for people."""
+        size = 4 * self.n_params
+        yield f"seed {self.seed}: {len(self.links)} devices, a model of {size} bytes, {self.tables['round']}"
+        yield f"the broker: {self.faults.describe()}"
+        for device, link in self.links.items():
+            if link != self.faults.link:
+                yield f"{device}'s link: {link.model_dump(exclude_defaults=True)}"
+        if self.late:
+            yield f"one piece of blocking work in {round(1 / self.late)} is late"
+        for each in (*self.crashes, *self.full_disks):
+            yield str(each)
+
+
+def _link(rng: Random, usual: LinkProfile) -> LinkProfile:
+    """Return a device's link: one in four flaps as well."""
+    match rng.randrange(8):
+        case 0:
+            return usual.model_copy(update={"resets_every_s": rng.uniform(5.0, 30.0)})
+        case 1:
+            outages = Failures(every_s=rng.uniform(10.0, 60.0), lasts_s=rng.uniform(0.5, 5.0))
+            return usual.model_copy(update={"outages": outages})
+        case _:
+            return usual
+
+
+def _crashes(rng: Random, devices: list[str], seed: int) -> Iterator[Crash]:
+    """Yield two to four: the first is the aggregator's, in three of four schedules."""
+    n_crashes = rng.choice((2, 2, 2, 3, 3, 4))
+    for i in range(n_crashes):
+        kind = 0.0 if i == 0 and rng.random() < 0.75 else rng.random()
+        victim = "aggregator" if kind < 0.5 else "broker" if kind < 0.65 else rng.choice(devices)
+        is_power_cut = victim != "broker" and rng.random() < 0.5
+        within = None
+        if victim != "broker" and rng.random() < 0.6:
+            step = rng.choice((None, None, Step.COMMIT, Step.SYNC, Step.RENAME, Step.UNLINK, Step.WRITE))
+            if victim != "aggregator" and step is Step.COMMIT:
+                step = None
+            at = rng.randint(1, 12 if victim == "aggregator" and step in (None, Step.COMMIT, Step.SYNC) else 3)
+            within = Death(step=step, at=at, is_power_cut=is_power_cut, seed=f"{seed}/{i}")
+        yield Crash(
+            victim=victim,
+            after_commits=rng.randint(1, EARLY_COMMITS),
+            delay_s=rng.choice((0.0, rng.uniform(0.0, 0.01), rng.uniform(0.0, 0.5))),
+            within=within,
+            is_power_cut=is_power_cut,
+            down_s=rng.choice((0.0, rng.uniform(0.1, 3.0), rng.uniform(3.0, 20.0))),
+        )
+
+
+def _full_disks(rng: Random, devices: list[str]) -> Iterator[FullDisk]:
+    if rng.random() < 0.15:
+        victim = rng.choice(("aggregator", rng.choice(devices)))
+        yield FullDisk(victim=victim, after_commits=rng.randint(1, EARLY_COMMITS), lasts_s=rng.uniform(0.5, 20.0))
+
+
+def _tables(rng: Random) -> dict[str, dict[str, Any]]:
+    """Return settings of a run of five rounds."""
+    window_s = rng.choice((5.0, 20.0))
+    return {
+        "round": {
+            "report_goal": rng.randint(2, 4),
+            "over_selection": rng.choice((1.0, 1.3, 1.7)),
+            "quorum": rng.choice((0.5, 0.8, 1.0)),
+            "window_s": {"min": window_s, "max": window_s * rng.choice((1, 3))},
+            "extensions": rng.randint(0, 2),
+            "max_examples": rng.choice((None, 10)),
+        },
+        "training": {
+            "codec": rng.choice(("float32", "float32", "float16")),
+            "learning_rate_decay": rng.choice((1.0, 0.9)),
+        },
+        "server": {
+            "weighting": rng.choice(("examples", "uniform")),
+            "optimizer": {"learning_rate": rng.uniform(0.5, 1.0)},
+        },
+        "evaluation": {"central_every": 0, "federated_every": rng.choice((0, 0, 0, 2)), "window_s": 10},
+        "stop": {"rounds": ROUNDS},
+        "transfer": {
+            "chunk_bytes": CHUNK_BYTES,
+            "inline_bytes": rng.choice((0, 1024, 16_384)),
+            "check_in_interval_s": rng.choice((10, 30)),
+            "reconnect_window_s": rng.choice((0.5, 2.0)),
+            "granted_chunks": rng.choice((2, 8, 500)),
+        },
+    }
