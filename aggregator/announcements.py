@@ -38,7 +38,10 @@ from shared.topics import (
 )
 from shared.wire import encode, encode_json
 
-__all__ = ["Announcements"]
+__all__ = ["BEAT_S", "Announcements"]
+
+BEAT_S = 5.0
+"""However little happens, the status changes that often: it tells the living from the dead whose status is retained."""
 
 
 class Announcements:
@@ -114,6 +117,7 @@ class Announcements:
             states={str(state): counts[state] for state in LeaseState},
             population=machine.population.counts(),
             seconds_left=machine.seconds_left(now),
+            beat=int(now // BEAT_S),
             metrics={name[:64]: value for name, value in list(machine.stopping.metrics.items())[:32]},
             loop_lag_ms={} if lag is None else asdict(lag),
         )

@@ -2,7 +2,9 @@
 
 At every connection: subscribe, publish of the model what reading back shows to be missing, then fleet, status and
 round with the current epoch. The first time, before anything is claimed: whoever serves the fleet already is named,
-and this process steps back. Messages for devices that find no connection are dropped: devices ask again.
+and this process steps back. A retained status alone proves nothing, for a broker that died together with its
+aggregator may have kept it: what counts is that another follows. Messages for devices that find no connection are
+dropped: devices ask again.
 
 Not here: what is said (`announcements.py`), what is decided (`round_machine.py`).
 """
@@ -15,7 +17,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from aggregator.announcements import Announcements
+from aggregator.announcements import BEAT_S, Announcements
 from aggregator.events import BrokerFound, BrokerLost, Event, ModelGone, Published
 from aggregator.opening import OpenRun
 from aggregator.publishing import ModelBlob, Publisher, which_to_delete
@@ -37,6 +39,8 @@ LONGEST_WAIT_S = 10.0
 SENDERS = 16
 """Publishes under way at a time; they leave in the order in which they were asked for."""
 STATUS_EVERY_S = 1.0
+SILENT_AFTER_S = 4 * BEAT_S
+"""An aggregator that says nothing for so long is dead, or will give way when it comes back and sees our epoch."""
 PUBLISH_AGAIN_S = 30.0
 """Between two attempts at a version that the broker does not take."""
 GOODBYE_S = 5.0
@@ -73,7 +77,9 @@ class Session:
         self._is_up = False
         self._is_leaving = False
         self._leave, self._left = asyncio.Event(), asyncio.Event()
-        self._served_by: AggregatorStatus | None = None  # whoever published the retained status that we found
+        self._served_by: AggregatorStatus | None = None  # the newest status of another that we found
+        self._spoke = asyncio.Event()  # it changed while we looked: whoever publishes it is alive
+        self._silent: AggregatorStatus | None = None  # it did not, for long enough
         self._outgoing: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
         self.bytes_down = 0
         """Of models published, each piece once however many devices fetch it."""
@@ -156,7 +162,7 @@ class Session:
         await connection.subscribe([self._words.status_topic()])
         await connection.subscribe([self._topics.every_status], qos=0)
         await connection.subscribe(self._topics.every_device)
-        self._step_back_if_served()  # before anything is published
+        await self._step_back_if_served()  # before anything is published
         blob = self._blob  # it may be another one by the time that this one is published
         is_first = not self.ready.is_set() and not self._opened.recovered.n_records
         await (publisher.publish(blob) if is_first else publisher.ensure(blob))
@@ -183,7 +189,7 @@ class Session:
 
     async def _claim(self) -> None:
         """Take the fleet: with an epoch above all that came before, unless somebody else serves it."""
-        self._step_back_if_served()
+        await self._step_back_if_served()
         found = self._served_by
         retained = 0 if found is None else found.epoch
         epoch = max(self._words.epoch, retained + 1)
@@ -191,10 +197,27 @@ class Session:
         self._words.epoch = epoch
         log.info("serving", run=self._opened.run, fleet=self._opened.settings.fleet, epoch=epoch)
 
-    def _step_back_if_served(self) -> None:
+    async def _step_back_if_served(self) -> None:
+        """Give way to another aggregator that is alive; wait for a sign of it, and take over when none comes."""
         found = self._served_by
-        if found is not None and found.online and found.instance not in self._opened.recovered.instances:
-            raise _served_by(found, self._opened.settings.fleet)
+        if self.ready.is_set() or found is None or found == self._silent or not self._is_another(found):
+            return
+        if not self._spoke.is_set():
+            facts = {"instance": found.instance, "run": found.run, "epoch": found.epoch}
+            log.warning("fleet_may_be_served", **facts, waits_s=SILENT_AFTER_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SILENT_AFTER_S):
+                    await self._spoke.wait()
+            if not self._spoke.is_set():
+                self._silent = found
+                log.warning("fleet_taken_over", **facts, cause="its status is retained, and it says nothing more")
+                return
+        if self._is_another(latest := self._served_by or found):
+            raise _served_by(latest, self._opened.settings.fleet)
+
+    def _is_another(self, status: AggregatorStatus) -> bool:
+        """Whether it says that an aggregator of another run is there."""
+        return status.online and status.instance not in self._opened.recovered.instances
 
     async def _read(self, connection: Connection, publisher: Publisher) -> None:
         own_topic, loop = self._words.status_topic(), asyncio.get_running_loop()
@@ -214,6 +237,8 @@ class Session:
         if status.instance == self._words.instance:
             return
         if not self.ready.is_set():
+            if self._served_by is not None and status != self._served_by:
+                self._spoke.set()
             self._served_by = status
             return
         ours = (self._words.epoch, self._words.instance)

@@ -329,6 +329,7 @@ class AggregatorStatus(WireMessage):
     states: Annotated[dict[Word, Count], Field(max_length=16)] = {}
     population: Annotated[dict[Word, Count], Field(max_length=16)] = {}
     seconds_left: Seconds | None = None
+    beat: Count = 0
     metrics: ShownMetrics = {}
     loop_lag_ms: Annotated[dict[Word, Finite], Field(max_length=8)] = {}
 

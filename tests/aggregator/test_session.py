@@ -6,9 +6,12 @@ from random import Random
 from typing import Any
 
 import pytest
+import structlog
 
+from aggregator.announcements import BEAT_S
 from aggregator.config import Settings
 from aggregator.service import Aggregator, RunResult
+from aggregator.session import SILENT_AFTER_S
 from broker.transport import Transport, Will
 from shared.errors import AlreadyServed, CredentialsRefused
 from shared.messages import AggregatorStatus, Fleet, ModelRef, Round, RoundState
@@ -113,6 +116,71 @@ async def test_second_aggregator_on_a_fleet_steps_back_naming_the_first(tmp_path
         assert status_of(fleet).instance == first.instance
         assert status_of(fleet).online
         assert retained(fleet, "run/") == {t: p for t, p in before.items() if "/run/" in t}
+
+
+def a_stranger(fleet: SimulatedFleet, **fields: Any) -> AggregatorStatus:
+    """Return the status of an aggregator that serves another run."""
+    ours: dict[str, Any] = {"online": True, "epoch": 2_000_000_000, "instance": "stranger", "run": "other"}
+    return AggregatorStatus.model_validate({**ours, **fields})
+
+
+async def test_status_that_a_dead_aggregator_left_on_the_broker_is_waited_out(tmp_path: Path) -> None:
+    """It died together with a broker that keeps things: nothing follows, so the newcomer says so and takes over."""
+    async with a_fleet(tmp_path) as fleet:
+        await say(fleet.broker.transport("other"), a_stranger(fleet), fleet.topics)
+        with structlog.testing.capture_logs() as lines:
+            fleet.start_aggregator()
+            await asyncio.sleep(SILENT_AFTER_S - 1.0)
+            assert status_of(fleet).instance == "stranger"
+            await fleet.until(lambda: status_of(fleet).instance != "stranger")
+        assert asyncio.get_running_loop().time() < SILENT_AFTER_S + 5.0
+        assert status_of(fleet).epoch > 2_000_000_000
+        events = [line["event"] for line in lines if line.get("instance") == "stranger"]
+        assert events == ["fleet_may_be_served", "fleet_taken_over"]
+
+
+async def test_aggregator_that_says_anything_more_is_alive(tmp_path: Path) -> None:
+    """However late within the wait, and whatever it says: the newcomer steps back."""
+    async with a_fleet(tmp_path) as fleet:
+        await say(fleet.broker.transport("other"), a_stranger(fleet, beat=1), fleet.topics)
+        newcomer = asyncio.ensure_future(another(fleet, fleet.settings).run())
+        await asyncio.sleep(SILENT_AFTER_S - 1.0)
+        await say(fleet.broker.transport("other"), a_stranger(fleet, beat=2), fleet.topics)
+        with pytest.raises(AlreadyServed, match="stranger"):
+            await newcomer
+
+
+async def test_repeated_message_is_no_sign_of_life(tmp_path: Path) -> None:
+    """A broker may deliver a message twice: it takes another beat."""
+    async with a_fleet(tmp_path) as fleet:
+        await say(fleet.broker.transport("other"), a_stranger(fleet, beat=1), fleet.topics)
+        fleet.start_aggregator()
+        await asyncio.sleep(1.0)
+        await say(fleet.broker.transport("other"), a_stranger(fleet, beat=1), fleet.topics)
+        await fleet.until(lambda: status_of(fleet).instance != "stranger")
+
+
+async def test_will_of_the_aggregator_before_ends_the_wait(tmp_path: Path) -> None:
+    """The broker finds out that it is dead: there is nobody to wait for."""
+    async with a_fleet(tmp_path) as fleet:
+        await say(fleet.broker.transport("other"), a_stranger(fleet), fleet.topics)
+        fleet.start_aggregator()
+        await asyncio.sleep(2.0)
+        await say(fleet.broker.transport("other"), a_stranger(fleet, online=False), fleet.topics)
+        await asyncio.sleep(2.0)
+        assert status_of(fleet).instance != "stranger"
+
+
+async def test_status_beats_while_nothing_happens(tmp_path: Path) -> None:
+    """An aggregator that waits for devices for hours is seen to be alive."""
+    async with a_fleet(tmp_path) as fleet:
+        first = await serving(fleet)
+        beats = []
+        for _ in range(4):
+            await asyncio.sleep(BEAT_S + 1.0)
+            beats.append(status_of(fleet).beat)
+        assert beats == sorted(set(beats))
+        assert beats[0] > first.beat
 
 
 async def test_aggregator_that_sees_a_higher_epoch_exits_naming_it(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ LARGE: list[WireMessage] = [
         states={f"state_{i}": COUNT for i in range(8)},
         population={f"state_{i}": COUNT for i in range(8)},
         seconds_left=12.25,
+        beat=COUNT,
         metrics={f"metric_{i}": 0.123456789 for i in range(32)},
         loop_lag_ms={"p50": 1.06, "p99": 12345.67, "max": 123456.78},
     ),
