@@ -6,9 +6,10 @@ Not here: what is kept (`model_cache.py`), how many at once (`fetch_window.py`).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from typing import TypeAlias
 
 import structlog
 
@@ -24,7 +25,10 @@ from shared.wire import ModelIndex
 
 __all__ = ["Download"]
 
-Piece = IndexTopic | ModelTopic
+Piece: TypeAlias = IndexTopic | ModelTopic
+Kind: TypeAlias = type[IndexTopic] | type[ModelTopic]
+Keep: TypeAlias = Callable[[Iterable[tuple[int, bytes]]], list[int]]
+"""Keeps numbered pieces, and returns the numbers of those that are right."""
 
 
 class Download:
@@ -38,7 +42,7 @@ class Download:
         connection: where to ask.
         run_blocking: for digests and the disk.
         patience_s: seconds without any chunk after which they are asked for again.
-        on_progress: called for every piece that is new and right.
+        on_progress: called whenever pieces have come that are new and right.
         on_missing: called when pieces were asked for often enough and do not come, again and again.
     """
 
@@ -91,7 +95,7 @@ class Download:
             TransportError: the link is gone; go on with another object on the next connection.
         """
         while self._cached.index is None:
-            await self._fetch(IndexTopic, self._cached.missing_pieces(), self._cached.add_piece)
+            await self._fetch(IndexTopic, self._cached.missing_pieces(), self._cached.add_pieces)
             try:
                 await self._run_blocking(Lane.DISK, self._cached.complete_index)
             except (PeerError, OSError) as error:
@@ -108,11 +112,9 @@ class Download:
         """
         await self.fetch_index()
         await self._run_blocking(Lane.DISK, partial(self._cache.make_room, self._cached))
-        await self._fetch(ModelTopic, self._cached.missing_chunks(), self._cached.add_chunk)
+        await self._fetch(ModelTopic, self._cached.missing_chunks(), self._cached.add_chunks)
 
-    async def _fetch(
-        self, kind: type[IndexTopic] | type[ModelTopic], missing: list[int], keep: Callable[[int, bytes], bool]
-    ) -> None:
+    async def _fetch(self, kind: Kind, missing: list[int], keep: Keep) -> None:
         loop = asyncio.get_running_loop()
         window = FetchWindow(missing, self._patience_s)
         self._asked = lambda: self._names(kind, window.asked)
@@ -123,32 +125,33 @@ class Download:
                         await self._connection.subscribe(self._names(kind, pieces))
                     try:
                         async with asyncio.timeout_at(window.deadline):
-                            topic, payload = await self._arrived.get()
+                            came = [await self._arrived.get()]
                     except TimeoutError:
                         await self._ask_again(kind, window)
                         continue
-                    number = topic.piece if isinstance(topic, IndexTopic) else topic.chunk
-                    if not isinstance(topic, kind) or not await self._keep(keep, number, payload):
-                        continue
-                    if window.arrived(number, loop.time()):
+                    while not self._arrived.empty():
+                        came.append(self._arrived.get_nowait())
+                    right = await self._keep(kind, keep, came)
+                    if new := [number for number in right if window.arrived(number, loop.time())]:
                         self._on_progress()
-                        group.create_task(
-                            self._connection.unsubscribe(self._names(kind, [number])), name=f"unsubscribe {number}"
-                        )
+                        leave = self._connection.unsubscribe(self._names(kind, new))
+                        group.create_task(leave, name=f"unsubscribe {new}")
         except BaseExceptionGroup as errors:
             rethrow(errors)
 
-    async def _keep(self, keep: Callable[[int, bytes], bool], number: int, payload: bytes) -> bool:
+    async def _keep(self, kind: Kind, keep: Keep, came: list[tuple[Piece, bytes]]) -> list[int]:
+        numbered = [(_number(topic), payload) for topic, payload in came if isinstance(topic, kind)]
         try:
-            is_right = await self._run_blocking(Lane.DISK, partial(keep, number, payload))
+            right = await self._run_blocking(Lane.DISK, partial(keep, numbered))
         except OSError as error:
             self._log.error("cache_failed", digest=self.model.digest, cause=str(error))
-            return False
-        if not is_right:
-            self._log.warning("chunk_refused", digest=self.model.digest, chunk=number, n_bytes=len(payload))
-        return is_right
+            return []
+        for number, payload in numbered:
+            if number not in right:
+                self._log.warning("chunk_refused", digest=self.model.digest, chunk=number, n_bytes=len(payload))
+        return right
 
-    async def _ask_again(self, kind: type[IndexTopic] | type[ModelTopic], window: FetchWindow) -> None:
+    async def _ask_again(self, kind: Kind, window: FetchWindow) -> None:
         names = self._names(kind, window.ask_again(asyncio.get_running_loop().time()))
         self._log.info("chunks_asked_again", digest=self.model.digest, n_chunks=len(names))
         if window.is_missing:
@@ -156,5 +159,9 @@ class Download:
         await self._connection.unsubscribe(names)
         await self._connection.subscribe(names)
 
-    def _names(self, kind: type[IndexTopic] | type[ModelTopic], numbers: list[int]) -> list[str]:
+    def _names(self, kind: Kind, numbers: list[int]) -> list[str]:
         return [self._topics.build(kind(self._run, self.model.digest, number)) for number in numbers]
+
+
+def _number(topic: Piece) -> int:
+    return topic.piece if isinstance(topic, IndexTopic) else topic.chunk

@@ -10,6 +10,8 @@ Not here: asking the broker (`downloading.py`, `fetch_window.py`).
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,19 +102,22 @@ class CachedModel:
         """Return the chunks that are to be fetched."""
         return list(self._bitmap.missing())
 
-    def add_piece(self, piece: int, data: bytes) -> bool:
-        """Keep a piece of the index; return whether it can be right.
+    def add_pieces(self, pieces: Iterable[tuple[int, bytes]]) -> list[int]:
+        """Keep numbered pieces of the index; return the numbers of those that can be right.
 
         Raises:
-            OSError: the disk takes no more; the piece is kept in memory.
+            OSError: the disk takes no more; the pieces so far are kept in memory.
         """
-        if not 0 <= piece < len(self._index_layout) or len(data) != self._index_layout.length(piece):
-            return False
-        self._pieces[piece] = data
-        if len(self._index_layout) > 1:  # a single one is fetched again as quickly as it is read
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._piece(piece).write_bytes(data)
-        return True
+        right: list[int] = []
+        for piece, data in pieces:
+            if not 0 <= piece < len(self._index_layout) or len(data) != self._index_layout.length(piece):
+                continue
+            self._pieces[piece] = data
+            if len(self._index_layout) > 1:  # a single one is fetched again as quickly as it is read
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._piece(piece).write_bytes(data)
+            right.append(piece)
+        return right
 
     def complete_index(self) -> ModelIndex:
         """Put the pieces together.
@@ -138,23 +143,23 @@ class CachedModel:
                 file.truncate(index.size)
         return index
 
-    def add_chunk(self, i: int, data: bytes) -> bool:
-        """Keep a chunk; return whether it is the one that the index names.
+    def add_chunks(self, chunks: Iterable[tuple[int, bytes]]) -> list[int]:
+        """Keep numbered chunks; return the numbers of those that are what the index names.
 
         Raises:
             OSError: the disk takes no more.
         """
-        if not 0 <= i < self._bitmap.n or not self._is_right(i, data):
-            return False
-        if i not in self._bitmap:
-            descriptor = os.open(self._folder / "chunks", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                os.pwrite(descriptor, data, self._layout.start(i))
-            finally:
-                os.close(descriptor)
-            self._bitmap.add(i)
-            (self._folder / "bitmap").write_bytes(self._bitmap.to_bytes())
-        return True
+        right = [(i, data) for i, data in chunks if 0 <= i < self._bitmap.n and self._is_right(i, data)]
+        new = {i: data for i, data in right if i not in self._bitmap}
+        if new:
+            with _opened(self._folder / "chunks") as file:
+                for i, data in new.items():
+                    os.pwrite(file, data, self._layout.start(i))
+            for i in new:
+                self._bitmap.add(i)
+            with _opened(self._folder / "bitmap") as file:  # over the old one: to truncate it first costs a flush
+                os.pwrite(file, self._bitmap.to_bytes(), 0)
+        return [i for i, _ in right]
 
     def read(self) -> Vector:
         """Return the whole model: (n_params,) float32.
@@ -187,6 +192,15 @@ class CachedModel:
     def _is_right(self, i: int, data: bytes) -> bool:
         assert self._index is not None
         return len(data) == self._layout.length(i) and hashlib.sha256(data).digest() == self._index.chunks[i]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class ModelCache:

@@ -45,11 +45,11 @@ class Published:
     def fill(self, cached: CachedModel, chunks: int | None = None) -> None:
         """Give index and chunks to a cache."""
         for j in cached.missing_pieces():
-            assert cached.add_piece(j, self.pieces[j])
+            assert cached.add_pieces([(j, self.pieces[j])])
         if cached.index is None:
             cached.complete_index()
         for i in cached.missing_chunks()[:chunks]:
-            assert cached.add_chunk(i, self.chunks[i])
+            assert cached.add_chunks([(i, self.chunks[i])])
 
 
 def test_model_is_whole_once_every_chunk_is_there(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_wrong_chunk_is_refused(tmp_path: Path) -> None:
     model.fill(cached, chunks=0)
     wrong = bytes(CHUNK)
     for i, data in [(0, wrong), (0, model.chunks[0][:-1]), (4, model.chunks[0]), (5, model.chunks[0]), (-1, wrong)]:
-        assert not cached.add_chunk(i, data)
+        assert not cached.add_chunks([(i, data)])
     assert cached.missing_chunks() == [0, 1, 2, 3, 4]
 
 
@@ -117,9 +117,9 @@ def test_wrong_index_is_refused_as_a_whole(tmp_path: Path) -> None:
     """Its digest is its name; which piece was wrong nobody knows, so all are fetched again."""
     model = Published()
     cached = ModelCache(tmp_path, 10**9).open(model.ref)
-    assert not cached.add_piece(0, model.pieces[0][:-1])
-    assert not cached.add_piece(1, b"")
-    assert cached.add_piece(0, bytes(len(model.pieces[0])))
+    assert not cached.add_pieces([(0, model.pieces[0][:-1])])
+    assert not cached.add_pieces([(1, b"")])
+    assert cached.add_pieces([(0, bytes(len(model.pieces[0])))])
     with pytest.raises(PeerError):
         cached.complete_index()
     assert cached.missing_pieces() == [0]
@@ -181,7 +181,7 @@ def test_damaged_index_or_bitmap_is_named_and_fetched_again(tmp_path: Path, name
     assert named == ["cached_model_damaged"]
     assert not cached.is_whole
     if name == "index":
-        assert cached.add_piece(0, model.index)
+        assert cached.add_pieces([(0, model.index)])
         cached.complete_index()
         assert cached.is_whole
     else:
@@ -203,10 +203,10 @@ def test_pieces_of_an_index_survive_a_reboot(tmp_path: Path) -> None:
     n_pieces = len(model.pieces)
     assert n_pieces > 2
     for piece in range(n_pieces - 1):
-        cached.add_piece(piece, model.pieces[piece])
+        cached.add_pieces([(piece, model.pieces[piece])])
     cached, named = reopened(tmp_path, model)
     assert (cached.missing_pieces(), named) == ([n_pieces - 1], [])
-    cached.add_piece(n_pieces - 1, model.pieces[n_pieces - 1])
+    cached.add_pieces([(n_pieces - 1, model.pieces[n_pieces - 1])])
     cached.complete_index()
     assert cached.missing_pieces() == []
     assert not list((tmp_path / model.ref.digest).glob("piece-*"))
