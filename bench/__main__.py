@@ -1,53 +1,146 @@
-"""`python -m bench`: what a round costs. First version: ours alone."""
+"""`python -m bench`: what a round costs, ours beside Flower's gRPC server and beside the bare pipe.
+
+Exit codes: 0 measured, 1 a contender failed, 2 the command line or this machine will not do, 130 interrupted.
+"""
 
 import asyncio
-import shutil
-import tempfile
-from functools import partial
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+from rich.console import Console
+from rich.markdown import Markdown
 
-from bench.cases import GRID, MIB, Case
+from bench.cases import GRID, Case
+from bench.children import ROOT
+from bench.flower.contender import Flower
+from bench.flower.environment import flower_python, pinned_version
 from bench.ours import Ours
+from bench.pipe.contender import Pipe
 from bench.process_costs import check_proc
-from bench.turn import Setting
+from bench.report import Report, arrangement, machine
+from bench.turn import Contender, ContenderName, Say, Turn
+from bench.turn_taking import Plan, take_turns
+from broker.server.mosquitto import find_mosquitto
+from shared.errors import ConfigError, FederationError
 from shared.logs import set_up_logs
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+RESULTS = ROOT / "bench" / "results"
+CONTENDERS: tuple[ContenderName, ...] = get_args(ContenderName)
 
 
 @app.command()
 def main(
-    cases: Annotated[str, typer.Option(help="Which, for example 10x1MiB,50x10MiB.")] = ",".join(map(str, GRID)),
-    only: Annotated[str, typer.Option(help="Which contenders.")] = "ours",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are measured in each turn.")] = 5,
-    processes: Annotated[int, typer.Option(min=1, help="Client processes.")] = 2,
-    folder: Annotated[Path, typer.Option(help="Where turns write.")] = Path("bench/.work"),
-    keep: Annotated[bool, typer.Option("--keep")] = False,
+    cases: Annotated[
+        str, typer.Option(help="Devices x model, with commas: 10x1MiB,2x64KiB.", show_default=True)
+    ] = ",".join(map(str, GRID)),
+    only: Annotated[str, typer.Option(help="Contenders, with commas, in this order.")] = ",".join(CONTENDERS),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds measured in a turn; one before and one after.")] = 5,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of each contender in each case.")] = 3,
+    processes: Annotated[int, typer.Option(min=1, help="Among which the devices are divided, for everybody.")] = 2,
+    folder: Annotated[
+        Path, typer.Option(help="Below it turns write what is durable: on a real disk, not in memory.")
+    ] = ROOT / "bench" / ".work",
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep what turns write, logs included.")] = False,
+    save: Annotated[bool, typer.Option(help="Save the tables in bench/results, as Markdown and JSON.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every turn as it was measured.")] = False,
 ) -> None:
-    """Measure."""
+    """Measure rounds: K devices fetch a model of S bytes, add one to it and send it back. No learning.
+
+    **ours** is everything a user gets: Mosquitto, `python -m aggregator run`, real devices, every update durable
+    before its receipt. **undigested** is the same almost without sha-256, which shows what that costs. **flower** is
+    Flower's gRPC server, in an environment of its own (.venv-flower, made at the first use, which needs the network);
+    nothing is durable there. **pipe** is aiomqtt, Mosquitto, aiomqtt with the same chunks, and nothing else.
+
+    They take turns on this machine, which should have nothing else to do. All of it takes about half an hour;
+    `python -m bench --only ours,flower --cases 10x10MiB --turns 1` takes a minute.
+
+    Exit codes: 0 measured, 1 a contender failed, 2 the command line or this machine will not do, 130 interrupted.
+    """
     set_up_logs("warning")
-    check_proc()
-    folder.mkdir(parents=True, exist_ok=True)
-    for case in map(Case.parse, cases.split(",")):
-        place = Path(tempfile.mkdtemp(prefix=f"{case}-", dir=folder))
-        setting = Setting(case=case, n_rounds=rounds, n_processes=processes, folder=place / "ours")
-        turn = asyncio.run(Ours().turn(setting, partial(_say, case)))
-        seconds, n_updates = median(turn.round_s), rounds * case.n_devices
-        typer.echo(
-            f"{case}: {seconds:.3f} s a round, {case.moved_bytes / seconds / 1e6:.0f} MB/s, CPU an update: aggregator "
-            f"{1e3 * turn.server_cpu_s / n_updates:.1f} ms + broker {1e3 * turn.broker_cpu_s / n_updates:.1f} ms, "
-            f"peak RSS: {turn.server_rss / MIB:.0f} + {turn.broker_rss / MIB:.0f} MiB"
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    results: dict[Case, dict[ContenderName, list[Turn]]] = {}
+    begun, code = datetime.now(UTC), 0
+
+    def done(case: Case, name: ContenderName, turn: Turn) -> None:
+        results.setdefault(case, {}).setdefault(name, []).append(turn)
+
+    async def measure() -> None:
+        plan = Plan(
+            cases=[Case.parse(text) for text in cases.split(",")],
+            contenders=await _contenders(only.split(","), errors.print),
+            n_turns=turns,
+            n_rounds=rounds,
+            n_processes=processes,
+            folder=folder,
+            keep_files=keep_files,
         )
-        if not keep:
-            shutil.rmtree(place)
+        with errors.status("") as status:
+            await take_turns(plan, done, live=status.update, say=errors.print)
+
+    try:
+        check_proc()
+        if find_mosquitto() is None:
+            raise ConfigError("there is no mosquitto on this machine", hint="Debian, Ubuntu: apt install mosquitto")
+        asyncio.run(measure())
+    except ConfigError as error:
+        errors.print(str(error), markup=False)
+        raise typer.Exit(error.exit_code) from error
+    except FederationError as error:
+        errors.print(str(error), markup=False)
+        code = 1
+    except KeyboardInterrupt:
+        errors.print("interrupted; every process has ended")
+        code = 130
+    if results:
+        sentences = arrangement(n_turns=turns, n_rounds=rounds, n_processes=processes, flower=pinned_version())
+        report = Report(at=begun, arrangement=sentences, machine=machine(), results=results)
+        if as_json:
+            typer.echo(report.as_json())
+        else:
+            _show(report)
+        if save:
+            errors.print(f"saved: {report.save(RESULTS)} and .json", markup=False)
+    raise typer.Exit(code)
 
 
-def _say(case: Case, line: str) -> None:
-    typer.echo(f"{case} ours: {line}", err=True)
+async def _contenders(names: Sequence[str], say: Say) -> list[Contender]:
+    """Return who is to be measured; without Flower, said so, where it cannot be installed.
+
+    Raises:
+        ConfigError: there is no contender of such a name.
+    """
+    found: list[Contender] = []
+    for name in names:
+        match name.strip():
+            case "ours":
+                found.append(Ours())
+            case "undigested":
+                found.append(Ours(with_digests=False))
+            case "pipe":
+                found.append(Pipe())
+            case "flower":
+                try:
+                    found.append(Flower(await flower_python(ROOT / ".venv-flower", say)))
+                except ConfigError as error:
+                    say(f"without Flower, which cannot be installed: {error}")
+            case _:
+                raise ConfigError(f"--only {name!r}: there is no such contender; there are {', '.join(CONTENDERS)}")
+    return found
+
+
+def _show(report: Report) -> None:
+    text, console = report.as_markdown(), Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,20 @@ Not here: what is done in a round (`task.py`).
 """
 
 import asyncio
-import os
-from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors.numpy import load_file
 
-from bench.turn import ROUND_LIMIT_S, Meter, Say, Setting, Turn
-from bench.work import MODEL_BYTES, NAME, deviation
+from aggregator.history import read_history
+from bench.children import environment, until_all_left, while_all_run
+from bench.turn import ROUND_LIMIT_S, ContenderName, Meter, Say, Setting, Turn
+from bench.work import NAME, deviation
 from broker.config import BrokerSettings
 from broker.mqtt import MqttTransport
 from broker.server.mosquitto import running_mosquitto
-from shared.config import ENV_PREFIX
-from shared.errors import FederationError, leaf_of
+from shared.errors import FederationError
 from shared.messages import Round
 from shared.topics import RoundTopic, Topics
 from shared.wire import decode
@@ -34,46 +33,48 @@ RUN: Final = "bench"
 """Of the run and of the fleet."""
 WINDOW_S: Final = 600.0
 """No round is cut short: all devices report in every round."""
-LEAVE_S: Final = 60.0
-"""Everybody has left by then, once the run is finished."""
 
 
 class Ours:
-    """FedMQ, with its default settings but for those of the rounds."""
+    """FedMQ, with its default settings but for those of the rounds.
 
-    name = "ours"
+    Args:
+        with_digests: False for what they cost: every program then runs almost without sha-256 (`undigested.py`).
+    """
+
+    def __init__(self, *, with_digests: bool = True) -> None:
+        self._with_digests = with_digests
+        self.name: ContenderName = "ours" if with_digests else "undigested"
 
     async def turn(self, setting: Setting, say: Say) -> Turn:
         """See `Contender`."""
         folder = setting.folder
-        folder.mkdir(parents=True)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(running_mosquitto())
             children: list[Child] = []
-            for name, module, arguments in self._programs(setting, broker.url):
+            for name, program in _programs(setting, broker.url):
+                module, *arguments = program if self._with_digests else ["bench.undigested", *program]
                 log = folder / f"{name}.log"
-                process = child_process(name, module, arguments, log=log, environment=_environment(setting))
+                process = child_process(name, module, arguments, log=log, environment=environment(setting))
                 children.append(await stack.enter_async_context(process))
             aggregator = children[0]
             meter = Meter(setting, server=aggregator.pid, broker=broker.pid, say=say)
-            await _while_all_run(children, _follow(broker.url, setting, meter))
-            async with asyncio.timeout(LEAVE_S):
-                for child in children:
-                    if (code := await child.ended()) != 0:
-                        raise child.failure(code)
+            await while_all_run(children, _follow(broker.url, setting, meter))
+            await until_all_left(children)
         _check(folder / RUN, setting)
-        return meter.result()
+        return meter.result(_worst_lag_ms(folder / RUN / "history.jsonl", setting))
 
-    def _programs(self, setting: Setting, url: str) -> list[tuple[str, str, list[str]]]:
-        """Write everybody's settings; return (name, module, arguments) of each process, the aggregator's first."""
-        path = setting.folder / "aggregator.toml"
-        path.write_text(as_toml(_aggregator_settings(setting, url)))
-        programs = [("aggregator", "aggregator", ["run", str(path), "--log-level", "warning"])]
-        for number, share in enumerate(setting.shares()):
-            path = setting.folder / f"devices-{number}.toml"
-            path.write_text(as_toml(_device_settings(share, setting, url)))
-            programs.append((path.stem, "edge_client", ["--config", str(path), "--log-level", "warning"]))
-        return programs
+
+def _programs(setting: Setting, url: str) -> list[tuple[str, list[str]]]:
+    """Write everybody's settings; return (name, module and arguments) of each process, the aggregator's first."""
+    path = setting.folder / "aggregator.toml"
+    path.write_text(as_toml(_aggregator_settings(setting, url)))
+    programs = [("aggregator", ["aggregator", "run", str(path), "--log-level", "warning"])]
+    for number, share in enumerate(setting.shares()):
+        path = setting.folder / f"devices-{number}.toml"
+        path.write_text(as_toml(_device_settings(share, setting, url)))
+        programs.append((path.stem, ["edge_client", "--config", str(path), "--log-level", "warning"]))
+    return programs
 
 
 def _aggregator_settings(setting: Setting, url: str) -> dict[str, Any]:
@@ -105,31 +106,6 @@ def _device_settings(share: range, setting: Setting, url: str) -> dict[str, Any]
         "until_finished": True,
         "devices": [{"id": f"device-{number}"} for number in share],
     }
-
-
-def _environment(setting: Setting) -> dict[str, str]:
-    return {
-        # settings of ours that somebody has set for something else
-        **{name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)},
-        MODEL_BYTES: str(setting.case.model_bytes),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
-    }
-
-
-async def _while_all_run(children: Sequence[Child], work: Awaitable[None]) -> None:
-    """Await `work`; a process that ends meanwhile has failed."""
-
-    async def guard(child: Child) -> None:
-        raise child.failure(await child.ended())
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            guards = [group.create_task(guard(child), name=child.name) for child in children]
-            await work
-            for each in guards:
-                each.cancel()
-    except BaseExceptionGroup as errors:
-        raise leaf_of(errors) from errors
 
 
 async def _follow(url: str, setting: Setting, meter: Meter) -> None:
@@ -165,3 +141,9 @@ def _check(run_folder: Path, setting: Setting) -> None:
     difference = deviation(model, setting.n_rounds_in_all)
     if model.size != setting.case.n_params or difference != 0:
         raise FederationError(f"the final model is wrong by up to {difference:g}; the run is in {run_folder}")
+
+
+def _worst_lag_ms(history: Path, setting: Setting) -> float | None:
+    """Return the p99 of how late the aggregator's loop was, of the worst round that counts; None: it does not say."""
+    rounds = [each for each in read_history(history) if 1 < each.version < setting.n_rounds_in_all]
+    return max((each.loop_lag_ms.p99 for each in rounds if each.loop_lag_ms), default=None)

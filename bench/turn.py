@@ -3,25 +3,26 @@
 A round ends when the server has made the next model. The time of a round is that between two such ends; costs are read
 at the first and at the last of them that count.
 
-Not here: what a contender is made of (`ours.py`, `flower.py`, `pipe.py`), and how turns are compared (`table.py`).
+Not here: what a contender is made of (`ours.py`, `flower/`, `pipe/`), and how turns are compared (`table.py`).
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from bench.cases import Case
 from bench.process_costs import cpu_seconds, peak_rss_bytes
 
-__all__ = ["UNMEASURED", "Contender", "Meter", "Say", "Setting", "Turn"]
+__all__ = ["UNMEASURED", "Contender", "ContenderName", "Meter", "Say", "Setting", "Turn"]
 
 UNMEASURED = 2
 """The first round, in which everybody connects, and the last, in which everybody leaves."""
 ROUND_LIMIT_S = 300.0
 """A round that takes longer never ends."""
 
+ContenderName: TypeAlias = Literal["ours", "undigested", "flower", "pipe"]
 Say: TypeAlias = Callable[[str], None]
 """Shows how far a turn is."""
 
@@ -77,7 +78,7 @@ class Turn:
 class Contender(Protocol):
     """Does the work once, on processes of its own."""
 
-    name: str
+    name: ContenderName
 
     def turn(self, setting: Setting, say: Say) -> Awaitable[Turn]:
         """Run one turn, leaving nothing running.

@@ -62,18 +62,25 @@ class Child:
 
 @asynccontextmanager
 async def child_process(
-    name: str, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    name: str,
+    module: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    python: Path = Path(sys.executable),
 ) -> AsyncIterator[Child]:
     """Run `python -m module` on a leash; leaving the context ends it.
 
     Args:
         name: what to call it.
-        module: that is run, with our own interpreter.
+        module: that is run.
         arguments: of its command line.
         log: where its standard output and error go.
         environment: its variables.
+        python: the interpreter; it needs nothing but the standard library for the leash itself.
     """
-    command = [sys.executable, "-m", "simulator.leash", module, *arguments]
+    command = [str(python), "-m", "simulator.leash", module, *arguments]
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command,

@@ -1,0 +1,117 @@
+"""What is kept of a benchmark: every turn as it was measured, where it was measured, and the tables."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.table import Results, ratios_table, values_table
+from broker.server.mosquitto import find_mosquitto
+
+__all__ = ["Report", "arrangement", "machine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A benchmark that is over, or as far as it got.
+
+    Args:
+        at: when it began.
+        arrangement: what was run and how, in sentences.
+        machine: where.
+        results: what was measured.
+    """
+
+    at: datetime
+    arrangement: Sequence[str]
+    machine: dict[str, str]
+    results: Results
+
+    def as_json(self) -> str:
+        """Return all of it."""
+        results = {
+            str(case): {name: [asdict(turn) for turn in turns] for name, turns in turns_of.items()}
+            for case, turns_of in self.results.items()
+        }
+        facts: dict[str, Any] = {
+            "at": self.at.isoformat(timespec="seconds"),
+            "machine": self.machine,
+            "arrangement": list(self.arrangement),
+            "results": results,
+        }
+        return json.dumps(facts, indent=1)
+
+    def as_markdown(self) -> str:
+        """Return it for people."""
+        parts = [f"# Benchmark of {self.at:%Y-%m-%d %H:%M} UTC"]
+        parts.append("\n".join(f"* {sentence}" for sentence in self.arrangement))
+        parts.append("\n".join(f"* {name}: {value}" for name, value in self.machine.items()))
+        for table in (values_table(self.results), ratios_table(self.results)):
+            if table:
+                parts.append("\n".join(_markdown(table)))
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, folder: Path) -> Path:
+        """Write both forms; return the path of the one for people."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.at:%Y-%m-%d-%H%M}.md"
+        path.write_text(self.as_markdown())
+        path.with_suffix(".json").write_text(self.as_json() + "\n")
+        return path
+
+
+def arrangement(*, n_turns: int, n_rounds: int, n_processes: int, flower: str) -> list[str]:
+    """Return what was run and how, in sentences.
+
+    Args:
+        n_turns: of each contender and case.
+        n_rounds: measured in each turn.
+        n_processes: of clients.
+        flower: its version.
+    """
+    return [
+        "The work: every device fetches a float32 model, adds one to it and sends it back. No learning. A contender "
+        "whose final model is not the first one plus the number of rounds has failed; for FedMQ that is to the bit.",
+        f"{n_turns} turns of each contender, one contender after the other; in each one round to warm up, {n_rounds} "
+        "that are measured, one to wind up. Shown is the median over turns, in brackets the least and the most.",
+        f"Everything runs on this machine. Devices are divided among {n_processes} processes: for FedMQ and the pipe "
+        "as tasks of an event loop, for Flower as threads.",
+        "FedMQ: `python -m aggregator run` and `python -m edge_client` with default settings, Mosquitto with the "
+        "project's mosquitto.conf; goal and quorum are all devices. Each update is in a synchronised file and in the "
+        "journal before its receipt, and in the outbox of its device until then; each version is a synchronised file.",
+        "FedMQ without digests: the same programs, each sha-256 replaced by one of 64 bytes.",
+        f"Flower {flower}: `start_server` with FedAvg, `start_client`, without TLS. Nothing is durable.",
+        "Bare pipe: each chunk of 120 KiB from aiomqtt to Mosquitto to every device, and as many bytes back from each; "
+        "QoS 1, 16 chunks unacknowledged, TCP_NODELAY. Nothing is kept, checked or added.",
+        "MB/s are payload, up and down, of 10^6 bytes. CPU is that of the server's process and its children, and of "
+        "the broker, not that of devices. Peak RSS is VmHWM, the most over all turns. Loop lag is the p99 of the worst "
+        "round.",
+    ]
+
+
+def machine() -> dict[str, str]:
+    """Return what this machine is, and what is installed."""
+    info = Path("/proc/cpuinfo").read_text()
+    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    memory = Path("/proc/meminfo").read_text().split()[1]
+    mosquitto = find_mosquitto()
+    command = [str(mosquitto), "-h"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout if mosquitto else ""
+    return {
+        "CPU": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
+        "memory": f"{int(memory) / 2**20:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "broker": said.splitlines()[0] if said else "none",
+        "libraries": ", ".join(f"{name} {version(name)}" for name in ("aiomqtt", "paho-mqtt", "numpy")),
+    }
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    head, *rows = table
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
