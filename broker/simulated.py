@@ -9,16 +9,19 @@ the same instant), and the broker's own speed. No task per connection, and paylo
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
-from types import MappingProxyType
 from typing import TypeAlias
 
+from broker.crashes import Crashes
 from broker.faults import Faults
 from broker.inbox import Inbox
 from broker.link import LinkProfile
+from broker.misdelivery import Backlog, Misdelivery
+from broker.retained_store import RetainedStore
 from broker.simulated_link import SimulatedLink
 from broker.subscriptions import Subscriptions, TopicFilter, check_payload, check_topic
 from broker.transport import Connection, Message, Transport, Will
@@ -41,18 +44,38 @@ class SimulatedBroker:
     Args:
         seed: of everything random, links included.
         faults: how it misbehaves; the attribute of the same name may be exchanged at any time.
+
+    Attributes:
+        struck: how often each switch of the faults has struck, by its name.
     """
 
     def __init__(self, *, seed: int = 0, faults: Faults | None = None) -> None:
-        self.faults = faults or Faults()
+        self.struck: Counter[str] = Counter()
         self._seed = seed
         self._rng = Random(f"{seed}/broker")
+        self._crashes = Crashes(Random(f"{seed}/crashes"), self._crash, self.start)
         self._is_up = True
+        self._n_deaths = 0
         self._connections: dict[str, _Connection] = {}
         self._subscriptions: Subscriptions[_Connection] = Subscriptions()
-        self._retained: dict[str, bytes] = {}
+        self._retained = RetainedStore()
         self._refused: set[str] = set()
         self._severed: set[str] = set()
+        self.faults = faults or Faults()
+
+    @property
+    def faults(self) -> Faults:
+        """How it misbehaves from now on."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._faults = faults
+        self._misdelivery = Misdelivery(faults, self._rng, self.struck) if faults.touch_deliveries else None
+        if self._is_up:
+            self._crashes.disarm()
+        if self._connections:
+            self._crashes.arm(faults)
 
     def transport(self, client_id: str, link: LinkProfile | None = None) -> Transport:
         """Return a way to this broker for one client id. Two with the same id push each other out.
@@ -72,15 +95,20 @@ class SimulatedBroker:
     @property
     def retained(self) -> Mapping[str, bytes]:
         """What is retained now, by topic; a view."""
-        return MappingProxyType(self._retained)
+        return self._retained.view
 
     def stop(self) -> None:
-        """Die: break every connection, send no wills, forget everything, and accept nobody until `start`."""
+        """Die: break every connection, send no wills, and accept nobody until `start`.
+
+        Forgotten is all but what `faults.autosave_s` leaves of the retained messages.
+        """
         self._is_up = False
+        self._n_deaths += 1
+        self._crashes.disarm()
         connections = list(self._connections.values())
         self._connections.clear()
         self._subscriptions.clear()
-        self._retained.clear()
+        self._retained.crash(asyncio.get_running_loop().time(), self._faults.autosave_s)
         for connection in connections:
             connection.filters.clear()
             connection.lose(TransportError("the broker is gone"))
@@ -88,9 +116,10 @@ class SimulatedBroker:
     def start(self) -> None:
         """Accept connections again."""
         self._is_up = True
+        self._crashes.disarm()
 
     def restart(self) -> None:
-        """Die and come back at once, with nothing remembered."""
+        """Die and come back at once."""
         self.stop()
         self.start()
 
@@ -119,6 +148,10 @@ class SimulatedBroker:
         """Take back `refuse`."""
         self._refused.discard(client_id)
 
+    def _crash(self) -> None:
+        self.struck["crash_every_s"] += 1
+        self.stop()
+
     def _accept(self, connection: "_Connection") -> None:
         """Begin a clean session; an older connection of the same id is pushed out, and its will sent."""
         if not self._is_up:
@@ -131,6 +164,15 @@ class SimulatedBroker:
         if older is not None:
             self._drop(older, TransportError("another client with the same id has connected", taken_over=True))
         self._connections[connection.client_id] = connection
+        self._crashes.arm(self._faults)
+
+    def _leak(self, connection: "_Connection") -> None:
+        """Send a newcomer what others subscribed to, where `leak_retained` says so."""
+        if self._faults.leak_retained:
+            for topic, payload in list(self._retained.view.items()):
+                if self._subscriptions.subscribers(topic).keys() - {connection}:
+                    self.struck["leak_retained"] += 1
+                    self._deliver(connection, Message(topic, payload, retained=True), 0)
 
     def _drop(self, connection: "_Connection", error: TransportError) -> None:
         """End a session without a goodbye."""
@@ -138,7 +180,22 @@ class SimulatedBroker:
         self._forget(connection)
         connection.lose(error)
         if was_connected and connection.will is not None:
-            self._route(connection.will.topic, connection.will.payload, 1, connection.will.retained)
+            self._publish_will(connection.will)
+
+    def _publish_will(self, will: Will) -> None:
+        faults = self._faults
+        if faults.lose_will and self._rng.random() < faults.lose_will:
+            self.struck["lose_will"] += 1
+        elif faults.late_will and self._rng.random() < faults.late_will:
+            self.struck["late_will"] += 1
+            late_s = self._rng.uniform(0.0, faults.late_will_s)
+            asyncio.get_running_loop().call_later(late_s, self._route_will, will, self._n_deaths)
+        else:
+            self._route_will(will, self._n_deaths)
+
+    def _route_will(self, will: Will, n_deaths: int) -> None:
+        if n_deaths == self._n_deaths:  # a broker that died has forgotten it
+            self._route(will.topic, will.payload, 1, will.retained)
 
     def _forget(self, connection: "_Connection") -> None:
         if self._connections.get(connection.client_id) is connection:
@@ -157,24 +214,36 @@ class SimulatedBroker:
 
     def _send_retained(self, connection: "_Connection", filters: Sequence[TopicFilter], qos: int) -> None:
         for topic_filter in filters:
-            if topic_filter.is_wildcard:
-                topics = [topic for topic in self._retained if topic_filter.matches(topic.split("/"))]
-            else:
-                topics = [topic_filter.text] if topic_filter.text in self._retained else []
+            topics = self._retained.topics(topic_filter)
+            most = self._faults.wildcard_retained
+            if most is not None and len(topics) > most and qos and topic_filter.is_wildcard:
+                self.struck["wildcard_retained"] += len(topics) - most
+                topics = topics[:most]
             for topic in topics:
-                self._deliver(connection, Message(topic, self._retained[topic], retained=True), qos)
+                self._deliver(connection, Message(topic, self._retained.get(topic), retained=True), qos)
 
     def _unsubscribe(self, connection: "_Connection", texts: Sequence[str]) -> None:
         self._subscriptions.remove(texts, connection)
         for text in texts:
             connection.filters.pop(text, None)
 
+    def _take(self, connection: "_Connection", topic: str, payload: bytes, qos: int, retained: bool) -> None:
+        """Take a message from a client, unless it is too large."""
+        faults = self._faults
+        if faults.cut_above_bytes is not None and len(payload) > faults.cut_above_bytes:
+            self.struck["cut_above_bytes"] += 1
+            self._drop(connection, TransportError("the broker does not take packets of this size"))
+        elif faults.drop_above_bytes is not None and len(payload) > faults.drop_above_bytes:
+            self.struck["drop_above_bytes"] += 1
+        else:
+            self._route(topic, payload, qos, retained)
+
     def _route(self, topic: str, payload: bytes, qos: int, retained: bool) -> None:
-        """Pass a message on; keep it when it is to be retained, an empty one deletes."""
-        if retained and payload:
-            self._retained[topic] = payload
-        elif retained:
-            self._retained.pop(topic, None)
+        """Pass a message on; keep it when it is to be retained."""
+        if retained:
+            if self._faults.autosave_s:
+                self._retained.save_if_due(asyncio.get_running_loop().time(), self._faults.autosave_s)
+            self._retained.put(topic, payload)
         subscribers = self._subscriptions.subscribers(topic)
         if subscribers:
             message = Message(topic, payload)
@@ -182,18 +251,10 @@ class SimulatedBroker:
                 self._deliver(connection, message, min(qos, granted))
 
     def _deliver(self, connection: "_Connection", message: Message, qos: int) -> None:
-        faults = self.faults
-        if not faults.touch_deliveries:
+        if self._misdelivery is None:
             connection.send_down(message)
-            return
-        roll = self._rng.random
-        if roll() < (faults.lose_acknowledged if qos else faults.lose_qos0):
-            return
-        for _ in range(2 if qos and roll() < faults.duplicate_qos1 else 1):
-            if roll() < faults.reorder:
-                connection.loop.call_later(self._rng.uniform(0.0, faults.reorder_s), connection.send_down, message)
-            else:
-                connection.send_down(message)
+        else:
+            self._misdelivery.deliver(connection, message, qos)
 
 
 class _SimulatedTransport:
@@ -211,7 +272,8 @@ class _SimulatedTransport:
         try:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await connection.round_trip(0, partial(self._broker._accept, connection))
+                    accept, leak = partial(self._broker._accept, connection), partial(self._broker._leak, connection)
+                    await connection.round_trip(0, accept, afterwards=leak)
             except TimeoutError as error:
                 raise TransportError(f"the broker did not answer within {CONNECT_TIMEOUT_S:g} s") from error
             yield connection
@@ -229,20 +291,22 @@ class _Connection:
         self.client_id = client_id
         self.will = will
         self.filters: dict[str, None] = {}
+        self.backlog = Backlog()
         self.passage = link.open(self.loop, lambda cause: broker._drop(self, TransportError(cause)))
         self._broker = broker
+        self._is_lost = False
         self._inbox = Inbox()
         self._pending: dict[_Answer, None] = {}
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retained: bool = False) -> None:
         check_topic(topic)
         check_payload(payload, self.max_payload_bytes)
-        route = partial(self._broker._route, topic, payload, qos, retained)
+        take = partial(self._broker._take, self, topic, payload, qos, retained)
         if qos:
-            await self.round_trip(len(topic) + len(payload), route)
+            await self.round_trip(len(topic) + len(payload), take)
         else:
             self._inbox.check()
-            self.passage.up(HEADER_BYTES + len(topic) + len(payload), route)
+            self.passage.up(HEADER_BYTES + len(topic) + len(payload), take)
             await asyncio.sleep(0)
 
     async def subscribe(self, topics: Sequence[str], *, qos: int = 1) -> None:
@@ -268,11 +332,17 @@ class _Connection:
     ) -> None:
         """Let the broker do `act`, and return when its acknowledgement is back; `afterwards` it goes on by itself."""
         self._inbox.check()
+        if not self.passage.takes_time:
+            act()
+            self._inbox.check()  # the broker may have thrown us out for what it was asked
+            if afterwards is not None:
+                afterwards()
+            await asyncio.sleep(0)  # a perfect link, too, lets others run
+            return
         done: _Answer = self.loop.create_future()
         self._pending[done] = None
         try:
-            self.passage.up(HEADER_BYTES + n_bytes, partial(self._at_broker, act, afterwards, done))
-            await asyncio.sleep(0)  # a perfect link, too, lets others run
+            self.passage.up(HEADER_BYTES + n_bytes, self._at_broker, act, afterwards, done)
             error = await done
         finally:
             del self._pending[done]
@@ -280,29 +350,33 @@ class _Connection:
             self._inbox.check()
             raise error
 
-    def _at_broker(
-        self,
-        act: Callable[[], object],
-        afterwards: Callable[[], object] | None,
-        done: _Answer,
-    ) -> None:
+    def _at_broker(self, act: Callable[[], object], afterwards: Callable[[], object] | None, done: _Answer) -> None:
         refusal = None
         try:
             act()
         except FederationError as error:
             refusal = error
-        self.passage.down(HEADER_BYTES, partial(_settle, done, refusal))
-        if afterwards is not None:
-            afterwards()
+        if not self._is_lost:
+            self.passage.down(HEADER_BYTES, _settle, done, refusal)
+            if afterwards is not None and refusal is None:
+                afterwards()
 
-    def send_down(self, message: Message) -> None:
-        """Send a message towards the client."""
+    def send_down(self, message: Message, wanted: Callable[[], bool] | None = None) -> None:
+        """See `misdelivery.Receiver`."""
         if self._inbox.lost is None:
             n_bytes = HEADER_BYTES + len(message.topic) + len(message.payload)
-            self.passage.down(n_bytes, partial(self._inbox.put, message))
+            if wanted is None:
+                self.passage.down(n_bytes, self._inbox.put, message)
+            else:
+                self.passage.down(n_bytes, self._put_if, wanted, message)
+
+    def _put_if(self, wanted: Callable[[], bool], message: Message) -> None:
+        if wanted():
+            self._inbox.put(message)
 
     def lose(self, error: TransportError) -> None:
         """End this life: whoever waits learns of it."""
+        self._is_lost = True
         self.passage.close()
         self._inbox.end(error)
         for pending in self._pending:

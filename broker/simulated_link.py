@@ -8,14 +8,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from broker.link import Flow, LinkEventKind, LinkProfile, link_events
 from shared.errors import TransportError
 
 __all__ = ["Passage", "SimulatedLink"]
 
-Act: TypeAlias = Callable[[], object]
+Act: TypeAlias = Callable[..., object]
 
 
 class _Pipe:
@@ -26,14 +26,15 @@ class _Pipe:
     def __init__(self, loop: asyncio.AbstractEventLoop, flow: Flow) -> None:
         self._loop = loop
         self._flow = flow
-        self._queue: deque[tuple[float, Act]] = deque()
+        self._queue: deque[tuple[float, Act, tuple[Any, ...]]] = deque()
         # One timer for the whole queue: the loop does not keep the order of timers that are due at the same time.
         self._timer: asyncio.TimerHandle | None = None
         self.is_stalled = False
 
-    def send(self, n_bytes: int, act: Act) -> None:
-        self._queue.append((self._flow.arrival(n_bytes, self._loop.time()), act))
-        self.arm()
+    def send(self, n_bytes: int, act: Act, arguments: tuple[Any, ...]) -> None:
+        self._queue.append((self._flow.arrival(n_bytes, self._loop.time()), act, arguments))
+        if self._timer is None:
+            self.arm()
 
     def arm(self) -> None:
         if self._queue and self._timer is None and not self.is_stalled:
@@ -47,9 +48,11 @@ class _Pipe:
 
     def _drain(self) -> None:
         self._timer = None
-        now = max(self._loop.time(), self._queue[0][0])  # a loop may call up to its clock's resolution too early
-        while self._queue and self._queue[0][0] <= now and not self.is_stalled:
-            self._queue.popleft()[1]()
+        queue = self._queue
+        now = max(self._loop.time(), queue[0][0])  # a loop may call up to its clock's resolution too early
+        while queue and queue[0][0] <= now and not self.is_stalled:
+            _, act, arguments = queue.popleft()
+            act(*arguments)
         self.arm()
 
 
@@ -67,19 +70,24 @@ class Passage:
         self._down: _Pipe | None = pipes[1] if pipes else None
         self.broken = broken
 
-    def up(self, n_bytes: int, act: Act) -> None:
+    @property
+    def takes_time(self) -> bool:
+        """Whether anything on it may arrive later than at once."""
+        return self._up is not None
+
+    def up(self, n_bytes: int, act: Act, *arguments: object) -> None:
         """Do `act` when `n_bytes` have reached the broker."""
         if self._up is None:
-            act()
+            act(*arguments)
         else:
-            self._up.send(n_bytes, act)
+            self._up.send(n_bytes, act, arguments)
 
-    def down(self, n_bytes: int, act: Act) -> None:
+    def down(self, n_bytes: int, act: Act, *arguments: object) -> None:
         """Do `act` when `n_bytes` have reached the client."""
         if self._down is None:
-            act()
+            act(*arguments)
         else:
-            self._down.send(n_bytes, act)
+            self._down.send(n_bytes, act, arguments)
 
     def stall(self, is_stalled: bool) -> None:
         """Hold everything, or let it go on."""
