@@ -142,12 +142,13 @@ class _MqttConnection:
         self._refusal: Any = None
         self._n_refused_publishes = 0
         self._deadlines: dict[asyncio.Timeout, None] = {}
+        self._answers: dict[int, asyncio.Future[bool]] = {}  # of publishes: whether the broker has them
         self._window = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._max_packet_bytes = settings.max_packet_bytes
         self._paho = paho = client._client
         paho.on_connect = _before(self._on_connect, paho.on_connect)
         paho.on_disconnect = _before(self._on_disconnect, paho.on_disconnect)
-        paho.on_publish = _before(self._on_publish, paho.on_publish)
+        paho.on_publish = self._on_publish
         paho.on_socket_open = _after(self._on_socket_open, paho.on_socket_open)
         paho.on_socket_close = _before(self._on_socket_close, paho.on_socket_close)
         paho.on_socket_register_write = self._on_socket_register_write
@@ -157,7 +158,22 @@ class _MqttConnection:
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retained: bool = False) -> None:
         check_topic(topic)
         check_payload(payload, self.max_payload_bytes)
-        await self._call(lambda: self._client.publish(topic, payload, qos, retained, timeout=math.inf), self._window)
+        async with self._window:  # for as long as the link lives
+            self._inbox.check()
+            # not aiomqtt's own: for each message of a model that costs as much as the message
+            sent = self._paho.publish(topic, payload, qos, retained)
+            if sent.rc:
+                self._lose(TransportError(self._explain(f"the connection is lost: {sent.rc}")))
+            elif not sent.is_published():
+                answer = self._answers[sent.mid] = self._loop.create_future()
+                timer = self._loop.call_later(self._answer_timeout_s, self._no_answer)
+                try:
+                    if await answer:
+                        return
+                finally:
+                    timer.cancel()
+                    del self._answers[sent.mid]
+            self._inbox.check()
 
     async def subscribe(self, topics: Sequence[str], *, qos: int = 1) -> None:
         asked = [(TopicFilter(topic).text, qos) for topic in topics]
@@ -222,27 +238,25 @@ class _MqttConnection:
         await _finish(entering, 0.0)
         await self.drop()
 
-    async def _call(self, call: Callable[[], Awaitable[T]], window: asyncio.Semaphore | None = None) -> T:
-        """Await a call of aiomqtt; it ends at once when the link is lost.
-
-        Args:
-            call: begins it.
-            window: a slot of it is held meanwhile; waiting for one has no limit but the life of the link.
-        """
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await a call of aiomqtt; it ends at once when the link is lost."""
         try:
-            async with asyncio.timeout(None) as deadline, window or contextlib.nullcontext():
+            async with asyncio.timeout(self._answer_timeout_s) as deadline:
                 self._inbox.check()
                 self._deadlines[deadline] = None
-                deadline.reschedule(self._loop.time() + self._answer_timeout_s)
                 try:
                     return await call()
                 finally:
                     del self._deadlines[deadline]
         except (TimeoutError, aiomqtt.MqttError) as error:
-            what = f"no answer for {self._answer_timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            self._lose(TransportError(self._explain(what)))  # without effect when it is known to be lost
+            if isinstance(error, TimeoutError):
+                self._no_answer()
+            self._lose(TransportError(self._explain(str(error))))  # without effect when it is known to be lost
             assert self._inbox.lost is not None
             raise TransportError(self._inbox.lost.what, taken_over=self._inbox.lost.taken_over) from error
+
+    def _no_answer(self) -> None:
+        self._lose(TransportError(self._explain(f"no answer for {self._answer_timeout_s:g} s")))
 
     def _lose(self, error: TransportError) -> None:
         """End this life: whoever waits learns of it, and the socket is closed."""
@@ -252,6 +266,9 @@ class _MqttConnection:
             for deadline in self._deadlines:
                 if not deadline.expired():
                     deadline.reschedule(0.0)
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_result(False)
         self._shut_down()
 
     def _shut_down(self) -> None:
@@ -298,6 +315,9 @@ class _MqttConnection:
         self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
 
     def _on_publish(self, paho: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
+        answer = self._answers.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(True)
         if reason.is_failure:
             self._n_refused_publishes += 1
             _log.warning("publish_refused", reason=str(reason), url=self._settings.url, count=self._n_refused_publishes)

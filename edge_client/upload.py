@@ -122,6 +122,8 @@ class Upload:
         self._outstanding: dict[int, tuple[float, int]] = {}  # chunk: when, and how many bytes were under way
         self._window = 1
         self._n_acknowledged = 0
+        self.is_due = False
+        """Whether somebody is about to ask `take`."""
 
     @property
     def is_drained(self) -> bool:
@@ -154,6 +156,14 @@ class Upload:
         self._outstanding[index] = (now, under_way)
         self._pace.tried()
         return index
+
+    def take(self, now: float) -> list[int]:
+        """Return the chunks to send now: none while more than half a window is out, for chunks are read together."""
+        indexes: list[int] = []
+        if 2 * len(self._outstanding) <= self._window:
+            while (index := self.next(now)) is not None:
+                indexes.append(index)
+        return indexes
 
     def acknowledged(self, index: int, now: float) -> None:
         """A PUBACK is in: the window doubles."""

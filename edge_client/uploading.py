@@ -5,7 +5,6 @@ Not here: which chunk and how many (`upload.py`), when to offer (`held_reports.p
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from broker.transport import Connection
@@ -88,22 +87,37 @@ class Uploads:
             upload.stop()
 
     def _send_more(self, lease: str, upload: Upload) -> None:
-        now = asyncio.get_running_loop().time()
-        while (index := upload.next(now)) is not None:
-            self._spawn(self._send(lease, upload, index), f"chunk {index} of {lease}")
-        if upload.is_drained and self._uploads.get(lease) is upload:
+        """Send what may be sent now, once for all that is said in this turn of the loop."""
+        if not upload.is_due:
+            upload.is_due = True
+            asyncio.get_running_loop().call_soon(self._send_due, lease, upload)
+
+    def _send_due(self, lease: str, upload: Upload) -> None:
+        upload.is_due = False
+        if self._uploads.get(lease) is not upload:
+            return
+        if indexes := upload.take(asyncio.get_running_loop().time()):
+            self._spawn(self._read(lease, upload, indexes), f"chunks {indexes} of {lease}")
+        elif upload.is_drained:
             self._on_drained(lease)
 
-    async def _send(self, lease: str, upload: Upload, index: int) -> None:
+    async def _read(self, lease: str, upload: Upload, indexes: list[int]) -> None:
         layout = upload.layout
-        read = partial(self._outbox.read, lease, layout.start(index), layout.length(index))
+
+        def read() -> list[bytes]:
+            return [self._outbox.read(lease, layout.start(i), layout.length(i)) for i in indexes]
+
         try:
-            chunk = await self._run_blocking(Lane.DISK, read)
+            chunks = await self._run_blocking(Lane.DISK, read)
         except OSError:
             if self._uploads.get(lease) is upload:  # not because its outcome is final
                 self.stop(lease)
                 self._on_lost(lease)
             return
+        for index, chunk in zip(indexes, chunks, strict=True):
+            self._spawn(self._send(lease, upload, index, chunk), f"chunk {index} of {lease}")
+
+    async def _send(self, lease: str, upload: Upload, index: int, chunk: bytes) -> None:
         if self._uploads.get(lease) is not upload:
             return
         await self._connection.publish(self._topics.build(ChunkTopic(self._device, lease, index)), chunk)

@@ -186,3 +186,21 @@ def test_every_granted_chunk_goes_exactly_once_a_grant(grants: list[tuple[int, i
         out += sent(upload, 0.1)
     assert upload.is_drained
     assert set(went) == {i for first, last in grants for i in range(first, min(last, 19) + 1)}
+
+
+def test_chunks_are_taken_together_once_half_a_window_is_free() -> None:
+    """Reading them costs a way to the disk each time, however many they are."""
+    upload = Upload(ChunkLayout(100 * 4096, 4096), LinkPace(60))
+    upload.grant([(0, 99)])
+    assert upload.take(0.0) == [0]
+    assert upload.take(0.0) == []
+    upload.acknowledged(0, 0.1)
+    assert upload.take(0.1) == [1, 2]
+    upload.acknowledged(1, 0.2)
+    assert upload.take(0.2) == [3, 4, 5]
+    upload.acknowledged(2, 0.3)
+    assert upload.take(0.3) == [6, 7, 8, 9, 10]
+    upload.acknowledged(3, 0.4)
+    assert upload.take(0.4) == [11, 12, 13, 14, 15, 16, 17, 18, 19]
+    upload.acknowledged(4, 0.5)
+    assert upload.take(0.5) == []
