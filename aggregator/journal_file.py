@@ -29,7 +29,7 @@ from aggregator.records import RoundClock
 from aggregator.update_file import RowCopies
 from shared.errors import ConfigError, InvalidState
 
-__all__ = ["JournalFile", "head_path", "stored_clock", "write_anew"]
+__all__ = ["JournalFile", "clock_of", "head_path", "write_anew"]
 
 log = structlog.get_logger(__name__)
 
@@ -179,7 +179,8 @@ class JournalFile:
             log.warning("journal_rows_restored", path=str(self.path), rows=[each.end.seq for each in restored])
         if head is None:
             self._head_file.create()
-        self.clock = stored_clock(connection)
+        stored = connection.execute("SELECT body FROM clock").fetchone()
+        self.clock = None if stored is None else clock_of(stored[0])
 
     def _insert(self, rows: Sequence[ChainedRow]) -> None:
         connection = self._opened()
@@ -222,13 +223,12 @@ class JournalFile:
         return self._connection
 
 
-def stored_clock(connection: sqlite3.Connection) -> RoundClock | None:
-    """Return the clock that was stored last; None when there is none, or it is not what was stored."""
-    stored = connection.execute("SELECT body FROM clock").fetchone()
+def clock_of(stored: object) -> RoundClock | None:
+    """Return the clock that a text of ours holds; None when there is none, or it is not what was stored."""
     if stored is None:
         return None
     try:
-        body, _, digest = str(stored[0]).partition("\n")
+        body, _, digest = str(stored).partition("\n")
         if digest != _digest(body):
             raise ValueError("its checksum is wrong")
         return _CLOCK.validate_json(body)

@@ -193,6 +193,15 @@ class TornTable:
             return 0
         return found or 0
 
+    @property
+    def clock_text(self) -> object:
+        """Return the stored clock as it stands, None when there is none to be read."""
+        try:
+            found = self._connection.execute("SELECT body FROM clock").fetchone()
+        except sqlite3.DatabaseError:
+            return None
+        return None if found is None else found[0]
+
     def close(self) -> None:
         """Close it."""
         self._connection.close()

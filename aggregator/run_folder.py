@@ -34,6 +34,7 @@ class RunFolder:
         self.path = path
         self.lock = path / "lock"
         self.journal = path / "journal.sqlite"
+        self.head = path / "journal.head"
         self.versions = path / "versions"
         self.updates = path / "updates"
         self.history = path / "history.jsonl"

@@ -1,0 +1,378 @@
+"""What is damaged in a run's folder, what can be done about it, and what that gives up.
+
+Looks at the journal and its head file, at the version files, and at the files of accepted updates. Nothing here
+changes a byte of them. What costs nothing is simply proposed; what gives something up is named, with the option that
+allows it.
+
+Not here: doing it (`repair.py`), what of the journal can be proved (`salvage.py`).
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from aggregator.aggregation import Aggregation
+from aggregator.config import Settings
+from aggregator.journal_head import Head
+from aggregator.journal_rows import Row, record_of
+from aggregator.journal_scan import Fault
+from aggregator.leases import LeaseState
+from aggregator.model_store import ModelStore, ServerState
+from aggregator.part_files import PartFiles
+from aggregator.publishing import model_blob
+from aggregator.records import (
+    AcceptRecord,
+    CloseRecord,
+    CommitRecord,
+    ConfigRecord,
+    LeaseRecord,
+    Record,
+    VoidRecord,
+)
+from aggregator.recovery import recover
+from aggregator.round_machine import RoundMachine
+from aggregator.run_folder import RunFolder
+from aggregator.salvage import Salvage
+from shared.blocking import Lane
+from shared.errors import ConfigError, FederationError, InvalidState
+
+__all__ = ["Examination", "Finding", "Plan"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is damaged.
+
+    Args:
+        where: the file.
+        what: is wrong with it.
+        cure: what is done about it.
+        needs: the option without which nothing is done, for something is given up; "" when nothing is.
+    """
+
+    where: str
+    what: str
+    cure: str
+    needs: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """Everything that is damaged, and everything that would be done.
+
+    Args:
+        findings: what is damaged; none: the run is whole.
+        gives_up: what is lost by it, a line each.
+        brings_back: accepted updates whose row is given up and whose file is whole: they are admitted again.
+        end: of the rows that stay.
+        is_rewritten: whether the journal is written anew.
+        limit: the row after which everything has to be given up; None: nothing has to.
+        voided: accepted updates that no longer count.
+        leased: leases to be entered again: their update is whole, their row is lost.
+        set_aside: files that go to the backup.
+        remade: versions that were made again, to the bit, and have to be written.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    gives_up: list[str] = field(default_factory=list)
+    brings_back: list[str] = field(default_factory=list)
+    end: Head = field(default_factory=Head)
+    is_rewritten: bool = False
+    limit: int | None = None
+    voided: list[AcceptRecord] = field(default_factory=list)
+    leased: list[LeaseRecord] = field(default_factory=list)
+    set_aside: list[Path] = field(default_factory=list)
+    remade: list[ServerState] = field(default_factory=list)
+
+    @property
+    def needs(self) -> list[str]:
+        """The options that are missing."""
+        return list(dict.fromkeys(each.needs for each in self.findings if each.needs))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Standing:
+    """Where a run stands after some of its rows: the engine, the last CLOSE and the COMMIT of each version."""
+
+    machine: RoundMachine
+    end: Head = field(default_factory=Head)
+    closes: dict[int, int] = field(default_factory=dict)
+    commits: dict[int, tuple[CommitRecord, Settings]] = field(default_factory=dict)
+
+
+class Examination:
+    """Looks at one run.
+
+    Args:
+        run: locked.
+        salvage: of its journal.
+        head: what the head file says, None when it says nothing.
+        fault: what the aggregator refuses the journal for, None when it does not.
+    """
+
+    def __init__(self, run: RunFolder, salvage: Salvage, head: Head | None, fault: Fault | None) -> None:
+        self._run, self._salvage, self._head, self._fault = run, salvage, head, fault
+        self._store, self._part_files = ModelStore(run.versions), PartFiles(run.updates)
+
+    def plan(self, *, discard_after: int | None, void: bool) -> Plan:
+        """Return what is damaged and what would be done.
+
+        Args:
+            discard_after: the row after which the operator gives everything up; None: nothing.
+            void: whether the operator gives up accepted updates whose file is damaged.
+
+        Raises:
+            ConfigError: nothing of the journal is left, or `discard_after` is not what has to be given up.
+        """
+        if not self._salvage.end.seq and self._fault is None and self._store.versions() in ([], [0]):
+            return Plan()  # nothing has happened yet
+        if not self._salvage.end.seq:
+            raise ConfigError(
+                "no row of the journal can be read",
+                where=str(self._run.journal),
+                hint="bring it back from a copy; or begin anew under another run name, with the last model: "
+                "python -m aggregator export, then server.init_from",
+            )
+        plan = self._planned(self._salvage.end.seq, is_cut=False, void=void)
+        if discard_after is None:
+            return plan
+        if plan.limit is None:
+            raise ConfigError("nothing has to be discarded: leave the option out", where=_discard(discard_after))
+        if not 0 < discard_after <= plan.limit:
+            raise ConfigError(f"must be from 1 to {plan.limit}", where=_discard(discard_after))
+        return self._planned(discard_after, is_cut=True, void=void)
+
+    def _planned(self, last_seq: int, *, is_cut: bool, void: bool) -> Plan:
+        plan = Plan(is_rewritten=self._fault is not None or is_cut)
+        standing = self._standing(last_seq)
+        plan.end = standing.end
+        self._look_at_journal(plan, is_cut=is_cut)
+        self._look_at_versions(plan, standing)
+        kept = last_seq if plan.limit is None else min(last_seq, plan.limit)
+        if kept != last_seq:
+            standing = self._standing(kept)
+        self._look_at_updates(plan, standing, void=void)
+        if kept < self._salvage.last_seq and (is_cut or plan.limit is not None or self._fault is not None):
+            plan.leased = self._leases_of_files(standing)
+            self._say_what_goes(plan, kept, standing)
+        if is_cut:
+            ahead = [each for each in self._store.versions() if each > standing.machine.version]
+            plan.set_aside += [self._store.path(version) for version in ahead]
+        return plan
+
+    def _look_at_journal(self, plan: Plan, *, is_cut: bool) -> None:
+        fault, end, journal = self._fault, self._salvage.end, str(self._run.journal)
+        if self._salvage.mended:
+            rows = ", ".join(map(str, self._salvage.mended))
+            cure = "each is proved by the rows around it, or by the copy behind its update, and is written again"
+            plan.findings.append(Finding(where=journal, what=f"damaged rows: {rows}", cure=cure))
+        if self._head is None:
+            what = "is missing or unreadable: whether rows after the last were lost, nobody knows"
+            if not is_cut:
+                plan.limit = end.seq
+            needs = "" if is_cut else _discard(end.seq)
+            cure = f"is written anew for the {plan.end.seq} rows that are there"
+            plan.findings.append(Finding(where=str(self._run.head), what=what, cure=cure, needs=needs))
+        elif end.seq < self._head.seq:
+            if not is_cut:
+                plan.limit = end.seq
+            what = f"row {end.seq + 1} of {self._head.seq} is lost"
+            if fault is not None and fault.seq == end.seq + 1:
+                what = f"{fault.what}, and nothing brings it back"
+            needs = "" if is_cut else _discard(end.seq)
+            cure = f"ends with row {plan.end.seq} from now on"
+            plan.findings.append(Finding(where=journal, what=what, cure=cure, needs=needs))
+        elif fault is not None and not self._salvage.mended:
+            cure = f"is written anew with its {plan.end.seq} rows"
+            if self._salvage.last_seq > end.seq:
+                cure += "; of what came later nobody has been told"
+            plan.findings.append(Finding(where=journal, what=fault.what, cure=cure))
+
+    def _look_at_versions(self, plan: Plan, standing: _Standing) -> None:
+        now, faults = standing.machine.version, {}
+        for version in {*self._store.versions(), now}:
+            if version <= now and isinstance(found := self._loaded(version), str):
+                faults[version] = found
+        for version, fault in sorted(faults.items()):
+            file = self._store.path(version)
+            if file.exists():
+                plan.set_aside.append(file)
+            if version < now:
+                cure = "is set aside: no round builds on it any more"
+                plan.findings.append(Finding(where=str(file), what=fault, cure=cure))
+        if now not in faults:
+            return
+        path = str(self._store.path(now))
+        whole = max((each for each in self._store.versions() if each < now and each not in faults), default=None)
+        if whole is None:
+            raise ConfigError(
+                f"{faults[now]}, and no version before it is left",
+                where=path,
+                hint="bring it back from a copy: there is no other way to go on with this run",
+            )
+        plan.remade = self._remade(whole, standing)
+        if plan.remade:
+            cure = f"is made again from version {whole} and its accepted updates: the same bits as before"
+            plan.findings.append(Finding(where=path, what=faults[now], cure=cure))
+            return
+        limit = standing.closes[whole + 1] - 1
+        plan.limit = limit if plan.limit is None else min(plan.limit, limit)
+        cure = f"the run goes back to version {whole}, to the round that made the next: its updates are deleted"
+        plan.findings.append(Finding(where=path, what=faults[now], cure=cure, needs=_discard(limit)))
+
+    def _look_at_updates(self, plan: Plan, standing: _Standing, *, void: bool) -> None:
+        for record in standing.machine.tally.accepted():
+            if record.data is not None:
+                continue
+            fault = self._part_files.fault(record.lease, size=record.size, sha256=record.sha256)
+            if fault is None:
+                continue
+            path = self._part_files.path(record.lease)
+            what = f"the update of {record.device}, accepted for version {record.into}, {fault}"
+            cure = "does not count; the device is asked again as any other"
+            plan.findings.append(Finding(where=str(path), what=what, cure=cure, needs="" if void else "--void"))
+            plan.gives_up.append(f"the accepted update of {record.device} for version {record.into}: file {fault}")
+            plan.voided.append(record)
+            if path.exists():
+                plan.set_aside.append(path)
+
+    def _standing(self, last_seq: int) -> _Standing:
+        settings = self._settings_at(last_seq)
+        standing = _Standing(machine=RoundMachine(settings, max_bytes=1, lease_prefix="repair"))
+        try:
+            recover(standing.machine, self._noted(standing, last_seq), None, now=0.0, wall_s=0.0)
+        except InvalidState as error:
+            raise ConfigError(f"its rows contradict each other: {error}", where=str(self._run.journal)) from error
+        return standing
+
+    def _noted(self, standing: _Standing, last_seq: int) -> Iterator[Record]:
+        settings = standing.machine.settings
+        for end, record in self._records(last_seq):
+            standing.end = end
+            match record:
+                case ConfigRecord():
+                    settings = self._parsed(record)
+                case CloseRecord(into=into):
+                    standing.closes[into] = end.seq
+                case CommitRecord(version=version):
+                    standing.commits[version] = record, settings
+            yield record
+
+    def _records(self, last_seq: int) -> Iterator[tuple[Head, Record]]:
+        for each in self._salvage.rows():
+            if each.end.seq > last_seq:
+                return
+            yield each.end, record_of(each.row)
+
+    def _settings_at(self, last_seq: int) -> Settings:
+        found = [record for _, record in self._records(last_seq) if isinstance(record, ConfigRecord)]
+        if not found:
+            raise ConfigError(f"the first {last_seq} rows hold no settings of a run", where=str(self._run.journal))
+        return self._parsed(found[-1])
+
+    def _parsed(self, record: ConfigRecord) -> Settings:
+        try:
+            return Settings.model_validate(json.loads(record.settings))
+        except (ValueError, ValidationError) as error:
+            what = f"its settings are those of another version of FedMQ: {error}"
+            raise ConfigError(what, where=str(self._run.journal)) from error
+
+    def _loaded(self, version: int) -> ServerState | str:
+        """Return a version, or what is wrong with it."""
+        try:
+            return self._store.load(version)
+        except ConfigError as error:
+            return error.what
+
+    def _remade(self, whole: int, standing: _Standing) -> list[ServerState]:
+        """Return the versions after a whole one, made again; [] when an update or a bit of them is not the same."""
+        state = self._store.load(whole)
+        counted: dict[int, dict[str, AcceptRecord]] = {}
+        for _, record in self._records(standing.end.seq):
+            match record:
+                case AcceptRecord(into=into) if into > whole:
+                    counted.setdefault(into, {})[record.lease] = record
+                case VoidRecord(into=into, lease=None):
+                    counted.pop(into, None)
+                case VoidRecord(into=into, lease=str(lease)):
+                    counted.get(into, {}).pop(lease, None)
+        made: list[ServerState] = []
+        for version in range(whole + 1, standing.machine.version + 1):
+            commit, settings = standing.commits[version]
+            updates = list(counted.get(version, {}).values())
+            if any(each.data is None and self._is_gone(each) for each in updates):
+                return []
+            aggregation = Aggregation(settings, state, self._part_files, self._store, _at_once)
+            try:
+                state = asyncio.run(aggregation.make(version, commit.round_id, updates))
+            except FederationError:
+                return []
+            blob = model_blob(state.parameters, state.spec, version, settings.transfer.chunk_bytes)
+            if blob.ref.digest != commit.digest:
+                return []
+            made.append(state)
+        return made
+
+    def _is_gone(self, record: AcceptRecord) -> bool:
+        return self._part_files.fault(record.lease, size=record.size, sha256=record.sha256) is not None
+
+    def _leases_of_files(self, standing: _Standing) -> list[LeaseRecord]:
+        """Return the leases whose rows are lost while their accepted update is whole: it can be admitted again."""
+        machine, found = standing.machine, []
+        for rows in self._salvage.copied():
+            records = [record for row in rows if (record := _record(row)) is not None]
+            leases = [each for each in records if isinstance(each, LeaseRecord)]
+            accepts = [each for each in records if isinstance(each, AcceptRecord)]
+            if not leases or not accepts or machine.leases.get(leases[0].lease) is not None:
+                continue
+            lag = machine.version - leases[0].base_version
+            if 0 <= lag <= machine.settings.round.max_staleness and not self._is_gone(accepts[0]):
+                found.append(leases[0])
+        return found
+
+    def _say_what_goes(self, plan: Plan, last_seq: int, standing: _Standing) -> None:
+        """Say what the rows after `last_seq` meant, as far as they can be read."""
+        leased = {each.lease for each in plan.leased}
+        others, unreadable = Counter[str](), []
+        for seq, row in self._salvage.unproved(last_seq):
+            record = None if row is None else _record(row)
+            match record:
+                case None:
+                    unreadable.append(seq)
+                case AcceptRecord():
+                    lease = standing.machine.leases.get(record.lease)
+                    is_open = lease is not None and lease.state in (LeaseState.OUTSTANDING, LeaseState.EXPIRED)
+                    is_back = (is_open or record.lease in leased) and record.data is None and not self._is_gone(record)
+                    what = f"the accepted update of {record.device} for version {record.into} (row {seq})"
+                    (plan.brings_back if is_back else plan.gives_up).append(what)
+                case CommitRecord():
+                    plan.gives_up.append(f"version {record.version} (row {seq})")
+                case _ if not isinstance(record, LeaseRecord) or record.lease not in leased:
+                    others[row.kind if row is not None else ""] += 1
+        plan.gives_up += [f"{n} of the rows of kind {kind}" for kind, n in sorted(others.items())]
+        if unreadable:
+            some = ", ".join(map(str, unreadable[:20])) + (" …" if len(unreadable) > 20 else "")
+            plan.gives_up.append(f"what {len(unreadable)} rows said that cannot be read: {some}")
+
+
+def _discard(seq: int) -> str:
+    return f"--discard-after {seq}"
+
+
+def _record(row: Row) -> Record | None:
+    try:
+        return record_of(row)
+    except InvalidState:
+        return None
+
+
+async def _at_once(lane: Lane, work: Callable[[], T]) -> T:
+    return work()

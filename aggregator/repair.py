@@ -1,0 +1,179 @@
+"""Mending a damaged run: a copy first, then what costs nothing, and what is given up only where the operator says so.
+
+The journal is written anew beside the old one and takes its place in one step; accepted updates whose file is damaged
+are voided by a row of the journal; files that cannot be used are moved to the copy. Whatever happens in between, the
+next `repair` finds a run that is refused, or one that is whole.
+
+Not here: what is damaged (`damage.py`), what of a journal can be proved (`salvage.py`).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import takewhile
+from pathlib import Path
+
+from aggregator.damage import Examination, Finding, Plan
+from aggregator.journal_file import JournalFile, clock_of, write_anew
+from aggregator.journal_head import HeadFile
+from aggregator.journal_rows import row_of
+from aggregator.journal_scan import scanned
+from aggregator.model_store import ModelStore
+from aggregator.records import Record, VoidRecord
+from aggregator.run_folder import RunFolder
+from aggregator.salvage import Salvage
+from aggregator.update_file import RowCopies
+from shared.errors import ConfigError
+
+__all__ = ["RepairReport", "repair"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairReport:
+    """What was found, and what was done.
+
+    Args:
+        folder: of the run.
+        findings: what was damaged.
+        gives_up: what is lost by the cure, a line each.
+        brings_back: accepted updates whose row is lost, which the next start admits again.
+        needs: options without which nothing is done.
+        is_whole: whether the run can be started now.
+        backup: where everything lies as it was; None: nothing was changed.
+    """
+
+    folder: Path
+    findings: tuple[Finding, ...]
+    gives_up: tuple[str, ...]
+    brings_back: tuple[str, ...]
+    needs: tuple[str, ...]
+    is_whole: bool
+    backup: Path | None
+
+
+def repair(
+    folder: Path, *, discard_after: int | None = None, void: bool = False, dry_run: bool = False
+) -> RepairReport:
+    """Look at a run, and mend it as far as the operator allows.
+
+    Args:
+        folder: of the run.
+        discard_after: the row after which everything may be given up; None: nothing.
+        void: whether accepted updates may be given up whose file is missing or damaged.
+        dry_run: look only.
+
+    Raises:
+        AlreadyServed: the run is served.
+        ConfigError: there is no run, nothing of it is left, or an option does not fit what is damaged.
+    """
+    if not any((folder / name).exists() for name in ("journal.sqlite", "journal.head")):
+        raise ConfigError("there is no journal of a run", where=str(folder), hint="is it runs/<name>?")
+    with RunFolder(folder) as run:
+        with _examining(run) as (salvage, examination):
+            plan = examination.plan(discard_after=discard_after, void=void)
+            is_due = bool(plan.findings) and not plan.needs and not dry_run
+            backup = _carry_out(run, salvage, plan) if is_due else None
+        if is_due:
+            with _examining(run) as (_, examination):
+                left = examination.plan(discard_after=None, void=False).findings
+            if left:
+                what = "; ".join(f"{each.where}: {each.what}" for each in left)
+                raise ConfigError(f"is still damaged: {what}", where=str(folder), hint=f"as it was: {backup}")
+    return RepairReport(
+        folder=folder,
+        findings=tuple(plan.findings),
+        gives_up=tuple(plan.gives_up),
+        brings_back=tuple(plan.brings_back),
+        needs=tuple(plan.needs),
+        is_whole=is_due or not plan.findings,
+        backup=backup,
+    )
+
+
+@contextmanager
+def _examining(run: RunFolder) -> Iterator[tuple[Salvage, Examination]]:
+    """Look at a copy of the journal: SQLite changes what it reads."""
+    with tempfile.TemporaryDirectory(prefix=".repair-", dir=run.path) as scratch:
+        journal = Path(scratch) / run.journal.name
+        for source in _parts(run.journal):
+            shutil.copy2(source, scratch)
+        head_file = HeadFile(run.head)
+        head = head_file.read()
+        head_file.close()
+        _, fault = scanned(journal, head, lambda _: None)
+        salvage = Salvage(journal, head, RowCopies(run.updates))
+        try:
+            yield salvage, Examination(run, salvage, head, fault)
+        finally:
+            salvage.close()
+
+
+def _carry_out(run: RunFolder, salvage: Salvage, plan: Plan) -> Path:
+    """Do what was planned; return where everything lies as it was."""
+    backup = _backup(run)
+    if plan.is_rewritten:
+        _write_journal(run, salvage, plan)
+    records: list[Record] = [VoidRecord(into=each.into, lease=each.lease) for each in plan.voided]
+    records += plan.leased
+    if records:
+        journal = JournalFile(run.journal, RowCopies(run.updates))
+        journal.open()
+        try:
+            journal.append([row_of(record) for record in records])
+            journal.confirm()
+        finally:
+            journal.close()
+    for path in plan.set_aside:
+        os.replace(path, backup / path.name)
+    store = ModelStore(run.versions)
+    for state in plan.remade:
+        store.save(state)
+    return backup
+
+
+def _backup(run: RunFolder) -> Path:
+    backup = Path(tempfile.mkdtemp(prefix=f"before-repair-{datetime.now().astimezone():%Y%m%d-%H%M%S}-", dir=run.path))
+    for source in (*_parts(run.journal), run.head):
+        if source.exists():
+            shutil.copy2(source, backup)
+    _sync(*backup.iterdir(), backup, run.path)
+    return backup
+
+
+def _write_journal(run: RunFolder, salvage: Salvage, plan: Plan) -> None:
+    """Put the rows that stay in the place of the journal, and say in the head file how many they are."""
+    journal, head = (path.with_name(f"{path.name}.new") for path in (run.journal, run.head))
+    for path in (journal, head):
+        path.unlink(missing_ok=True)
+    write_anew(
+        journal, takewhile(lambda each: each.end.seq <= plan.end.seq, salvage.rows()), clock_of(salvage.clock_text)
+    )
+    head_file = HeadFile(head)
+    head_file.create()
+    head_file.write(plan.end)
+    head_file.close()
+    # with its new head the old journal is still refused; its log must not meet the new one
+    os.replace(head, run.head)
+    for path in _parts(run.journal):
+        if path != run.journal:
+            path.unlink()
+    os.replace(journal, run.journal)
+    _sync(run.path)
+
+
+def _parts(journal: Path) -> list[Path]:
+    """Return the files of a database that are there."""
+    return [path for end in ("", "-wal", "-shm") if (path := journal.with_name(journal.name + end)).exists()]
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
