@@ -6,44 +6,14 @@ import pytest
 
 from broker.link import Failures, LinkProfile
 from broker.simulated import Faults, SimulatedBroker
-from broker.transport import Connection, Message, Will
+from broker.transport import Message, Will
 from shared.errors import ConfigError, CredentialsRefused, InvalidState, TransportError
 from simulator.virtual_time import run_in_virtual_time
+from tests.broker.listening import now, numbers, payloads, publish_all
 
 pytestmark = pytest.mark.virtual_time
 
 SLOW = LinkProfile(latency_s=0.1, up_bytes_per_s=1000.0, down_bytes_per_s=2000.0)
-
-
-def now() -> float:
-    """The loop's time in seconds."""
-    return asyncio.get_running_loop().time()
-
-
-async def payloads(connection: Connection, until_s: float = 10.0) -> list[bytes]:
-    """What arrives until the given time has passed."""
-    got: list[bytes] = []
-    messages = connection.messages()
-    try:
-        async with asyncio.timeout(until_s):
-            while True:
-                got.append((await anext(messages)).payload)
-    except TimeoutError:
-        return got
-
-
-async def publish_all(broker: SimulatedBroker, n: int, *, qos: int) -> list[bytes]:
-    """Publish 0 … n-1 from one client to another, and return what arrives."""
-    async with broker.transport("b").connect() as receiver, broker.transport("a").connect() as sender:
-        await receiver.subscribe(["x"])
-        for i in range(n):
-            await sender.publish("x", b"%d" % i, qos=qos)
-        return await payloads(receiver)
-
-
-def numbers(n: int) -> list[bytes]:
-    """0 … n-1 as payloads."""
-    return [b"%d" % i for i in range(n)]
 
 
 async def test_link_takes_its_time() -> None:
@@ -71,39 +41,6 @@ async def test_suback_comes_before_retained_messages() -> None:
         assert now() - before < 0.3
         await anext(receiver.messages())
         assert now() - before > 10.0
-
-
-@pytest.mark.parametrize("qos", [0, 1])
-async def test_loss_hits_its_own_qos_only(qos: int) -> None:
-    """`lose_qos0` loses about as many at QoS 0 as it says; `lose_acknowledged` is the same lie at QoS 1."""
-    mine = Faults(lose_qos0=0.3) if qos == 0 else Faults(lose_acknowledged=0.3)
-    other = Faults(lose_qos0=0.3) if qos == 1 else Faults(lose_acknowledged=0.3)
-    assert 600 < len(await publish_all(SimulatedBroker(faults=mine), 1000, qos=qos)) < 800
-    assert await publish_all(SimulatedBroker(faults=other), 1000, qos=qos) == numbers(1000)
-
-
-async def test_duplicates_arrive_twice_and_nothing_is_missing() -> None:
-    """At QoS 1 some arrive twice, in order; at QoS 0 none does."""
-    got = await publish_all(SimulatedBroker(faults=Faults(duplicate_qos1=0.3)), 1000, qos=1)
-    assert 1200 < len(got) < 1400
-    assert list(dict.fromkeys(got)) == numbers(1000)
-    assert await publish_all(SimulatedBroker(faults=Faults(duplicate_qos1=0.3)), 100, qos=0) == numbers(100)
-
-
-async def test_reordering_loses_nothing() -> None:
-    """Messages overtake each other, and all arrive."""
-    got = await publish_all(SimulatedBroker(faults=Faults(reorder=0.3)), 200, qos=1)
-    assert got != numbers(200)
-    assert sorted(got) == sorted(numbers(200))
-
-
-async def test_same_seed_same_misbehaviour() -> None:
-    """What happens is a function of the seed."""
-    faults = Faults(lose_acknowledged=0.2, duplicate_qos1=0.2, reorder=0.2, link=LinkProfile(jitter_s=0.1))
-
-    one, same, other = [await publish_all(SimulatedBroker(seed=seed, faults=faults), 100, qos=1) for seed in (1, 1, 2)]
-    assert one == same
-    assert one != other
 
 
 async def test_restart_forgets_everything_and_sends_no_will() -> None:
@@ -254,12 +191,6 @@ def test_program_in_which_nothing_will_ever_happen_is_noticed() -> None:
 
     with pytest.raises(InvalidState, match="hung"):
         run_in_virtual_time(wait_for_ever())
-
-
-def test_probabilities_are_checked() -> None:
-    """A probability lies between 0 and 1."""
-    with pytest.raises(InvalidState):
-        Faults(lose_qos0=1.1)
 
 
 def test_thousands_of_clients_fit() -> None:
