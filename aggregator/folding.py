@@ -55,13 +55,8 @@ def verify(codec: Codec, data: Bytes, n_params: int, *, max_norm: float | None =
         PeerError: `length`, `not_finite` or `norm`.
     """
     squares = 0.0
-    scratch = np.empty(min(BLOCK_PARAMS, n_params), dtype=np.float64)
     for _, block in blocks_of(codec, data, n_params):
-        wide = scratch[: len(block)]
-        # no square of a finite float32 overflows a float64, so the sum is finite exactly when every value is
-        with np.errstate(all="ignore"):  # a signalling NaN complains already when it is widened
-            wide[:] = block
-            squares += float(np.dot(wide, wide))
+        squares += _squares(block)
         if not math.isfinite(squares):
             raise PeerError(Reason.NOT_FINITE, "the update has NaN or Inf")
     norm = math.sqrt(squares)
@@ -90,3 +85,13 @@ def fold(
         clip_scale: factor on the update itself.
     """
     rule.accumulate(state, blocks_of(codec, data, len(state.total)), weight, scale=clip_scale)
+
+
+def _squares(block: NDArray[np.float32]) -> float:
+    """Return the sum of squares; it is finite exactly when every value is."""
+    with np.errstate(all="ignore"):
+        found = float(np.dot(block, block))  # one pass in float32: the norm to six digits, and a NaN shows
+        if not math.isfinite(found):  # or only too large for it: no square of a finite float32 overflows a float64
+            wide = block.astype(np.float64)
+            found = float(np.dot(wide, wide))
+    return found

@@ -61,6 +61,7 @@ class Intake:
         self._mismatches: dict[str, int] = {}
         self._under_check: set[str] = set()  # whole, and not yet decided
         self._to_begin: set[str] = set()  # offered, and not yet taken up
+        self._unwritten: dict[str, list[tuple[int, bytes]]] = {}  # arrived, and wait for the disk
         # bounded by the grants and by the open leases: a lease waits once, however often it is offered
         self._disk: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
         self._checks: asyncio.Queue[tuple[str, _Step]] = asyncio.Queue()
@@ -96,8 +97,11 @@ class Intake:
         self._under_check.add(lease)
         self._checks.put_nowait((lease, partial(self._check_file, lease)))
 
-    def chunk(self, lease: str, index: int, payload: bytes, now: float) -> None:
+    def chunk(self, lease: str, index: int, payload: bytes, now: float) -> bool:
         """Take a chunk. One that nobody asked for, such as one that comes late, is kept while there is memory for it.
+
+        Returns:
+            Whether the round machine should hear of it, which is not for every chunk.
 
         Raises:
             PeerError: it is not wanted (`chunk`).
@@ -108,8 +112,13 @@ class Intake:
                 raise PeerError(Reason.CHUNK, "nobody asked for it, and the memory of uploads is spoken for")
         if self._uploads.arrive(lease, index, len(payload), now):
             self.unwritten_bytes += len(payload)
-            self._disk.put_nowait((lease, partial(self._write, lease, index, payload)))
+            waiting = self._unwritten.get(lease)
+            if waiting is None:
+                waiting = self._unwritten[lease] = []
+                self._disk.put_nowait((lease, partial(self._write, lease)))
+            waiting.append((index, payload))
         self.changed.set()
+        return self._uploads.is_news(lease, now)
 
     def is_granted(self, lease: str, index: int) -> bool:
         """Return whether a chunk was asked for, and has not arrived."""
@@ -173,19 +182,24 @@ class Intake:
                 return
             self._uploads.offer(report.lease, report.sha256, layout, have)
         elif self._uploads.offer(report.lease, report.sha256, layout):
+            self._forget_unwritten(lease)  # chunks of what was offered before
             await self._run_blocking(Lane.DISK, partial(self._part_files.begin, report))
         self._check_if_whole(report.lease)
         self.changed.set()
 
-    async def _write(self, lease: str, index: int, payload: bytes) -> None:
+    async def _write(self, lease: str) -> None:
+        """Write all chunks of an upload that have arrived by now: a way to the disk costs as much as a chunk."""
+        chunks = self._unwritten.pop(lease, [])
         try:
-            if self._uploads.get(lease) is None:
-                return
-            await self._run_blocking(Lane.DISK, partial(self._part_files.write, lease, index, payload))
+            if chunks and self._uploads.get(lease) is not None:
+                await self._run_blocking(Lane.DISK, partial(self._part_files.write, lease, chunks))
         finally:
-            self.unwritten_bytes -= len(payload)
+            self.unwritten_bytes -= sum(len(payload) for _, payload in chunks)
             self.changed.set()
         self._check_if_whole(lease)
+
+    def _forget_unwritten(self, lease: str) -> None:
+        self.unwritten_bytes -= sum(len(payload) for _, payload in self._unwritten.pop(lease, []))
 
     def _check_if_whole(self, lease: str) -> None:
         upload = self._uploads.get(lease)

@@ -12,9 +12,9 @@ Not here: which chunks may come now (`uploads.py`), and whether the update is be
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +28,6 @@ __all__ = ["PartFiles", "StoredUpdate"]
 
 SYNC_CHUNKS = 16
 """Chunks between two synchronisations: at most so many are asked for again after a power failure."""
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ class _Part:
     bitmap_start: int
     body_start: int
     n_unsynced: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)  # of the first n_digested chunks
+    n_digested: int = 0
 
 
 class PartFiles:
@@ -87,11 +88,11 @@ class PartFiles:
         self._parts[offer.lease] = part
         return Bitmap(len(layout), part.bitmap.to_bytes())
 
-    def write(self, lease: str, index: int, data: bytes) -> bool:
-        """Write a chunk at its offset.
+    def write(self, lease: str, chunks: Iterable[tuple[int, bytes]]) -> int:
+        """Write numbered chunks, each at its offset. They are hashed as they come, as long as they come in order.
 
         Returns:
-            Whether it was missing until now; a chunk that is there is left as it is.
+            How many were missing until now; a chunk that is there is left as it is.
 
         Raises:
             PeerError: no upload under this lease, no such chunk, or not its length (`chunk`).
@@ -99,34 +100,41 @@ class PartFiles:
         part = self._parts.get(lease)
         if part is None:
             raise PeerError(Reason.CHUNK, "nothing was offered under this lease")
-        if index >= len(part.layout) or len(data) != part.layout.length(index):
-            raise PeerError(Reason.CHUNK, f"chunk {index} with {len(data)} bytes of {part.layout}")
-        if index in part.bitmap:
-            return False
+        n_new = 0
         with self._opened(lease) as file:
-            os.pwrite(file.fileno(), data, part.body_start + part.layout.start(index))
-            part.bitmap.add(index)
-            part.n_unsynced += 1
+            for index, data in chunks:
+                if index >= len(part.layout) or len(data) != part.layout.length(index):
+                    raise PeerError(Reason.CHUNK, f"chunk {index} with {len(data)} bytes of {part.layout}")
+                if index in part.bitmap:
+                    continue
+                os.pwrite(file.fileno(), data, part.body_start + part.layout.start(index))
+                part.bitmap.add(index)
+                if index == part.n_digested:
+                    part.digest.update(data)
+                    part.n_digested += 1
+                n_new += 1
+            part.n_unsynced += n_new
             if part.n_unsynced >= SYNC_CHUNKS:
                 _mark_durable(file, part)
-        return True
+        return n_new
 
     def clear(self, lease: str) -> None:
         """Mark all chunks as missing: the whole did not match its digest."""
         part = self._part(lease)
         part.bitmap.clear()
+        part.digest, part.n_digested = hashlib.sha256(), 0
         with self._opened(lease) as file:
             _mark_durable(file, part)
 
     def digest(self, lease: str) -> str:
-        """Return the sha-256 of an upload, as 64 hex digits; reads all of it."""
+        """Return the sha-256 of a complete upload, as 64 hex digits; reads what was not hashed as it came."""
         part = self._part(lease)
         with self._opened(lease) as file:
-            file.seek(part.body_start)
-            digest = hashlib.sha256()
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+            file.seek(part.body_start + part.layout.start(part.n_digested))
+            while part.n_digested < len(part.layout):
+                part.digest.update(file.read(part.layout.length(part.n_digested)))
+                part.n_digested += 1
+        return part.digest.hexdigest()
 
     def finish(self, lease: str) -> None:
         """Make a complete upload durable under its final name: synchronise, rename, synchronise the folder.

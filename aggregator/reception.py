@@ -124,8 +124,8 @@ class Reception:
             return  # sent before its receipt arrived
         if not self._intake.is_granted(lease.record.lease, index):
             self._rates.take(lease.record.device, now)
-        self._intake.chunk(lease.record.lease, index, payload, now)
-        self._tell(Progressed(device=lease.record.device, lease=lease.record.lease))
+        if self._intake.chunk(lease.record.lease, index, payload, now):
+            self._tell(Progressed(device=lease.record.device, lease=lease.record.lease))
 
     def _report(self, lease: Lease, payload: bytes) -> None:
         name, device = lease.record.lease, lease.record.device

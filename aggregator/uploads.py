@@ -7,6 +7,7 @@ an upload that stalls is granted again at the end of the queue.
 Sans-IO: `grants(now)` says what to grant, `deadline` when to ask again.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -26,6 +27,8 @@ STALL_GAPS = 4
 """An upload has stalled after this many times its slowest gap between chunks."""
 LONGEST_GAP_S = 30.0
 MAX_OFFERS = 8
+NEWS_EVERY_S = 0.25
+"""Between two words about one upload to those who only want to know that it moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Upload:
     has_chunk: bool = False  # since the last offer
     slowest_gap_s: float = 0.0
     n_offers: int = 1
+    told_at: float = -math.inf
 
     @property
     def stalls_at(self) -> float:
@@ -147,6 +151,14 @@ class Uploads:
         upload.has_chunk, upload.moved_at = True, now
         return True
 
+    def is_news(self, lease: str, now: float) -> bool:
+        """Return whether it is time to say again that an upload moves; then it counts as said."""
+        upload = self._uploads.get(lease)
+        if upload is None or now - upload.told_at < NEWS_EVERY_S:
+            return False
+        upload.told_at = now
+        return True
+
     def again(self, lease: str) -> None:
         """The whole did not match its digest: everything is asked for once more."""
         upload = self._uploads[lease]
@@ -177,7 +189,9 @@ class Uploads:
                 self._max_chunks - self.granted_chunks,
                 (self.max_bytes - self.granted_bytes - unwritten_bytes) // upload.layout.chunk_bytes,
             )
-            if free < 1:
+            n_wanted = upload.arrived.n - upload.arrived.n_set - len(upload.granted)
+            # not in crumbs while more is on its way: a grant costs a message
+            if free < (min(FIRST_GRANT, n_wanted) if self.granted_chunks else 1):
                 break
             if (grant := self._grant(upload, free, now)) is not None:
                 grants.append(grant)

@@ -1,7 +1,7 @@
 """An intake at work, with real part files."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -39,11 +39,11 @@ class FullDisk(PartFiles):
             raise OSError(28, "No space left on device")
         return super().begin(offer)
 
-    def write(self, lease: str, index: int, data: bytes) -> bool:
+    def write(self, lease: str, chunks: Iterable[tuple[int, bytes]]) -> int:
         """See `PartFiles`."""
         if self.is_full:
             raise OSError(28, "No space left on device")
-        return super().write(lease, index, data)
+        return super().write(lease, chunks)
 
 
 class Desk:

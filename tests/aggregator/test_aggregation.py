@@ -95,7 +95,7 @@ async def test_update_from_a_file_counts_like_one_that_came_inline(tmp_path: Pat
         files.begin(an_offer(record.data, record.lease))
         layout = ChunkLayout(len(record.data), CHUNK_BYTES)
         for index in range(len(layout)):
-            files.write(record.lease, index, bytes(layout.cut(record.data, index)))
+            files.write(record.lease, [(index, bytes(layout.cut(record.data, index)))])
         files.finish(record.lease)
         stored.append(replace(record, data=None))
     two = await made(aggregation, stored)

@@ -34,7 +34,7 @@ def test_verify_returns_the_norm(name: str) -> None:
     codec = CODECS[name]
     update = an_update()
     expected = np.linalg.norm(codec.decode(codec.encode(update, 0), len(update)).astype(np.float64))
-    assert verify(codec, codec.encode(update, 0), len(update)) == pytest.approx(expected, rel=1e-12)
+    assert verify(codec, codec.encode(update, 0), len(update)) == pytest.approx(expected, rel=1e-6)
 
 
 @given(st.integers(0, MORE_THAN_TWO_BLOCKS - 1), st.sampled_from([np.nan, np.inf, -np.inf]))

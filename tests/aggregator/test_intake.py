@@ -246,7 +246,7 @@ async def test_part_file_goes_on_after_a_restart(tmp_path: Path) -> None:
     files, layout = PartFiles(tmp_path), ChunkLayout(len(update), CHUNK_BYTES)
     files.begin(an_offer(update))
     for index in range(SYNC_CHUNKS + 2):
-        files.write(LEASE, index, bytes(layout.cut(update, index)))
+        files.write(LEASE, [(index, bytes(layout.cut(update, index)))])
     async with working(Desk(tmp_path, n_params=n_params)) as desk:
         desk.offer(an_offer(update))
         sent = await desk.send(update)

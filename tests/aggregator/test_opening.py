@@ -181,7 +181,7 @@ def store_update(files: PartFiles, number: int, *, is_whole: bool) -> None:
     update = an_update(1.0).tobytes()
     files.begin(an_offer(update, lease_name(number)))
     if is_whole:
-        files.write(lease_name(number), 0, bytes(ChunkLayout(len(update), 4096).cut(update, 0)))
+        files.write(lease_name(number), [(0, bytes(ChunkLayout(len(update), 4096).cut(update, 0)))])
         files.finish(lease_name(number))
 
 

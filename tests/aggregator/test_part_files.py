@@ -41,7 +41,7 @@ def send(files: PartFiles, update: bytes, indexes: "list[int] | range", *, chunk
     """Write chunks of an update under LEASE."""
     layout = ChunkLayout(len(update), chunk_bytes)
     for index in indexes:
-        files.write(LEASE, index, bytes(layout.cut(update, index)))
+        files.write(LEASE, [(index, bytes(layout.cut(update, index)))])
 
 
 @given(n_bytes=st.integers(0, 9 * CHUNK_BYTES), rng=st.randoms(use_true_random=False))
@@ -68,9 +68,9 @@ def test_write_says_whether_a_chunk_was_missing_and_keeps_the_first(tmp_path: Pa
     """A chunk that comes twice is ignored the second time."""
     files, update = PartFiles(tmp_path), an_update(2 * CHUNK_BYTES)
     files.begin(an_offer(update))
-    assert files.write(LEASE, 0, update[:CHUNK_BYTES])
-    assert not files.write(LEASE, 0, bytes(CHUNK_BYTES))
-    assert files.write(LEASE, 1, update[CHUNK_BYTES:])
+    assert files.write(LEASE, [(0, update[:CHUNK_BYTES])])
+    assert not files.write(LEASE, [(0, bytes(CHUNK_BYTES))])
+    assert files.write(LEASE, [(1, update[CHUNK_BYTES:])])
     assert files.digest(LEASE) == hashlib.sha256(update).hexdigest()
 
 
@@ -80,14 +80,14 @@ def test_chunk_of_a_wrong_index_or_length_is_refused(tmp_path: Path, index: int,
     files = PartFiles(tmp_path)
     files.begin(an_offer(an_update(CHUNK_BYTES + 1)))
     with pytest.raises(PeerError) as refused:
-        files.write(LEASE, index, bytes(n_bytes))
+        files.write(LEASE, [(index, bytes(n_bytes))])
     assert refused.value.reason is Reason.CHUNK
 
 
 def test_chunk_that_was_never_offered_is_refused(tmp_path: Path) -> None:
     """A chunk without an offer has no place."""
     with pytest.raises(PeerError) as refused:
-        PartFiles(tmp_path).write(LEASE, 0, b"x")
+        PartFiles(tmp_path).write(LEASE, [(0, b"x")])
     assert refused.value.reason is Reason.CHUNK
 
 

@@ -100,14 +100,26 @@ def test_everything_is_granted_once_and_then_no_more() -> None:
 
 
 def test_budget_serves_offers_in_order_of_arrival() -> None:
-    """Six chunks may be out: the first offer gets four, the second two, the third waits until some have come."""
-    uploads = some_uploads(max_chunks=6)
+    """Nine chunks may be out: two offers get four each; the third waits until four can be granted, not in crumbs."""
+    uploads = some_uploads(max_chunks=9)
     for lease in (A, B, C):
         uploads.offer(lease, SHA, a_layout(10))
     grants = uploads.grants(0.0)
-    assert [(grant.lease, grant.ranges) for grant in grants] == [(A, [(0, 3)]), (B, [(0, 1)])]
+    assert [(grant.lease, grant.ranges) for grant in grants] == [(A, [(0, 3)]), (B, [(0, 3)])]
     send(uploads, [0, 1], 1.0, B)
+    assert uploads.grants(1.0) == []
+    send(uploads, [2], 1.0, B)
     assert [grant.lease for grant in uploads.grants(1.0)] == [B]  # before C: it came first
+
+
+def test_budget_of_less_than_a_grant_is_used_when_nothing_is_out() -> None:
+    """Or nothing would ever come."""
+    uploads = some_uploads(max_chunks=2)
+    uploads.offer(A, SHA, a_layout(3))
+    for last in (1, 2):
+        granted = indexes(uploads.grants(0.0))
+        assert granted == ([0, 1] if last == 1 else [2])
+        send(uploads, granted, 0.0, A)
 
 
 def test_budget_is_in_bytes_too() -> None:
