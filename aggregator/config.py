@@ -16,6 +16,7 @@ from shared.topics import NAME
 from shared.wire_fields import MAX_EXAMPLES, Options
 
 __all__ = [
+    "MAX_INLINE_BYTES",
     "EvaluationSettings",
     "OutputSettings",
     "RoundSettings",
@@ -30,6 +31,8 @@ __all__ = [
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
 """What the messages that name it allow."""
+MAX_INLINE_BYTES = 65_536
+"""What SQLite keeps in a row as fast as in a file; taken whatever the setting is now, for it may have been lowered."""
 
 
 class _Section(BaseModel):
@@ -212,6 +215,6 @@ class Settings(_Section):
             and (self.stop.patience is None)
         ):
             raise ValueError("stop: the run would never end: give rounds, at_least, at_most or patience")
-        if self.transfer.inline_bytes > 65_536:
-            raise ValueError("transfer.inline_bytes: at most 65536, for they live in the journal's rows")
+        if self.transfer.inline_bytes > MAX_INLINE_BYTES:
+            raise ValueError(f"transfer.inline_bytes: at most {MAX_INLINE_BYTES}, for they live in the journal's rows")
         return self

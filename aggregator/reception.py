@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from aggregator.admission import MessageRates, check_report, lease_for
-from aggregator.config import Settings
+from aggregator.config import MAX_INLINE_BYTES, Settings
 from aggregator.events import CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered, Progressed, Refused
 from aggregator.intake import Intake
 from aggregator.leases import Lease, LeaseBook
@@ -72,7 +72,7 @@ class Reception:
         intake: Intake,
         tell: Callable[[Event], None],
     ) -> None:
-        self._settings, self._run, self._topics, self._spec = settings, run, topics, spec
+        self._run, self._topics, self._spec = run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
         self._codec = CODECS[settings.training.codec]
         self._rates = MessageRates(settings.transfer.messages_per_s)
@@ -132,7 +132,8 @@ class Reception:
         if lease.state.is_final:  # decided: whatever it says now, the answer stays
             self._tell(Offered(device=device, lease=name))
             return
-        report = decode(Report, payload, max_data_bytes=self._settings.transfer.inline_bytes)
+        # not what the settings say now: a device may go by the limit that held before a restart
+        report = decode(Report, payload, max_data_bytes=MAX_INLINE_BYTES)
         codec = CODECS[lease.record.codec]  # the settings may have changed since it was given
         check_report(report, lease, run=self._run, codec=codec, n_params=self._spec.n_params)
         match report.outcome:

@@ -40,7 +40,7 @@ class Desk:
         folder: for part files; nothing is written, for the intake does not work.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.engine = Engine()
         self.engine.check_in(*SIX)
         machine = self.engine.machine
@@ -55,7 +55,7 @@ class Desk:
             tell=self.told.append,
         )
         self.reception = Reception(
-            some_settings(),
+            some_settings(**settings),
             run=RUN,
             topics=TOPICS,
             spec=SPEC,

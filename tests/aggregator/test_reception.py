@@ -35,6 +35,14 @@ def test_small_update_is_kept_and_offered(desk: Desk) -> None:
     assert desk.reception.bytes_up > len(UPDATE)
 
 
+def test_small_update_is_kept_though_the_limit_was_lowered_since(tmp_path: Path) -> None:
+    """A device may go by the limit that held before a restart; its finished work is not thrown away for that."""
+    desk = Desk(tmp_path, transfer={"inline_bytes": 0})
+    lease = desk.lease()
+    assert desk.report(encode(a_report(UPDATE, lease))) == [ev.Offered(device="d0", lease=lease)]
+    assert desk.n_refused == 0
+
+
 def test_large_update_is_offered(desk: Desk) -> None:
     """The same for a Report without data."""
     lease = desk.lease()

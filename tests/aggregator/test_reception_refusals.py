@@ -65,8 +65,8 @@ GOOD = a_report(UPDATE, lease_name(1))
         ({"data": UPDATE + b"\0"}, Reason.SIZE),
         ({"data": "text"}, Reason.FIELDS),
         ({"data": [1, 2]}, Reason.FIELDS),
-        ({"data": b"x" * 1025}, Reason.MALFORMED),  # over inline_bytes
-        ({"data": b"x" * 9000}, Reason.PAYLOAD_TOO_LARGE),
+        ({"data": b"x" * 65_537}, Reason.MALFORMED),  # over what any setting allows
+        ({"data": b"x" * 80_000}, Reason.PAYLOAD_TOO_LARGE),
         ({"data": None, "chunk_bytes": 1}, Reason.FIELDS),
         ({"data": None, "chunk_bytes": 2**30}, Reason.FIELDS),
         ({"chunk_bytes": 4096}, Reason.FIELDS),  # data and chunks
@@ -82,7 +82,7 @@ GOOD = a_report(UPDATE, lease_name(1))
         ({"train_seconds": -1.0}, Reason.FIELDS),
         ({"train_seconds": float("nan")}, Reason.FIELDS),
         ({"n_steps": -1}, Reason.FIELDS),
-        ({"error": "x" * 5000}, Reason.PAYLOAD_TOO_LARGE),
+        ({"error": "x" * 80_000}, Reason.PAYLOAD_TOO_LARGE),
         ({"extra": [[[[[]]]]] * 60}, Reason.MALFORMED),
     ],
 )
