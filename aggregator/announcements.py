@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from aggregator.commands import Assign, Cancel, ComeBack, SendReceipt
 from aggregator.config import Settings
-from aggregator.events import Assign, Cancel, ComeBack, SendReceipt
 from aggregator.leases import LeaseState
 from aggregator.loop_lag import LoopLag
 from aggregator.phases import Phase
@@ -110,7 +110,7 @@ class Announcements:
             version=machine.version,
             phase=machine.phase,
             causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.pausing.causes.items()]
-            or (["waiting_for_devices"] if waits else []),
+            or ["waiting_for_devices"] * waits + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,
             goal=self._settings.round.report_goal,

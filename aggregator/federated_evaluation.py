@@ -3,8 +3,9 @@
 Outside goal and phases: training goes on meanwhile. Not here: how metrics combine (`evaluation.py`).
 """
 
+from aggregator.commands import Command, EvaluationDone
 from aggregator.config import EvaluationSettings
-from aggregator.events import Command, Evaluated, EvaluationDone
+from aggregator.events import Evaluated
 from aggregator.invitations import Invitations
 from aggregator.records import LeaseRecord
 from shared.messages import Kind

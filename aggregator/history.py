@@ -19,8 +19,8 @@ from typing import Literal, Self
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from aggregator.commands import EvaluationDone, RoundEnded
 from aggregator.evaluation import MetricSummary
-from aggregator.events import EvaluationDone, RoundEnded
 from aggregator.loop_lag import LagSummary
 from shared.errors import ConfigError
 

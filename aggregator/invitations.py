@@ -5,23 +5,9 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 
 import hashlib
 
+from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
-from aggregator.events import (
-    Assign,
-    BrokerFound,
-    CheckedIn,
-    ComeBack,
-    Command,
-    DeviceOffline,
-    Evaluated,
-    Event,
-    Failed,
-    Journal,
-    Offered,
-    PublishRound,
-    RepublishModel,
-    SendReceipt,
-)
+from aggregator.events import BrokerFound, CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered
 from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Population
 from aggregator.records import LeaseRecord

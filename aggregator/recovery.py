@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from aggregator.commands import EvaluationDone
 from aggregator.evaluation import federated_metrics
-from aggregator.events import Evaluated, EvaluationDone
+from aggregator.events import Evaluated
 from aggregator.leases import Lease, LeaseState
 from aggregator.phases import Phase
 from aggregator.records import (

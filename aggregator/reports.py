@@ -6,21 +6,8 @@ Not here: whether its bytes are believed (`admission.py`, `intake.py`), what the
 
 from typing import TypeAlias, assert_never
 
-from aggregator.events import (
-    Cancel,
-    Command,
-    DropUpload,
-    Evaluated,
-    Failed,
-    Fold,
-    Journal,
-    ModelGone,
-    Offered,
-    Refused,
-    SendReceipt,
-    TakeUpload,
-    Verified,
-)
+from aggregator.commands import Cancel, Command, DropUpload, Fold, Journal, SendReceipt, TakeUpload
+from aggregator.events import Evaluated, Failed, ModelGone, Offered, Refused, Verified
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import receipt_of
 from aggregator.leases import Lease, LeaseBook, LeaseState

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from aggregator.commands import EvaluationDone, RoundEnded, WindowExtended
 from aggregator.evaluation import federated_metrics
-from aggregator.events import EvaluationDone, RoundEnded, WindowExtended
 from aggregator.history import History
 from aggregator.loop_lag import LagSummary
 from aggregator.model_store import ServerState, export

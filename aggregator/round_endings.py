@@ -3,7 +3,7 @@
 Not here: when it ends and which phase follows (`round_machine.py`).
 """
 
-from aggregator.events import Command, DropUpload, Finish, Forget, Journal, PublishRound, RoundEnded
+from aggregator.commands import Command, DropUpload, Finish, Forget, Journal, PublishRound, RoundEnded
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.records import AbandonRecord, FinishRecord, VoidRecord
 from aggregator.reports import Reports

@@ -14,10 +14,12 @@ Not here: who is drawn (`selection.py`), who may be asked and with what (`invita
 import math
 from typing import assert_never
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
+from aggregator.commands import Command, Journal
 from aggregator.config import Settings
-from aggregator.events import Command, Journal
+from aggregator.disk_budget import DiskBudget
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import Invitations
 from aggregator.leases import LeaseBook, LeaseState
@@ -52,6 +54,7 @@ class RoundMachine:
         self.leases = LeaseBook()
         self.tally = Tally(settings, self.leases)
         self.population = Population()
+        self.disk = DiskBudget(self.leases, self.tally, max_bytes)
         self.invitations = Invitations(
             settings, self.leases, self.tally, self.population, max_bytes=max_bytes, lease_prefix=lease_prefix
         )
@@ -114,13 +117,13 @@ class RoundMachine:
 
     def start(self, now: float) -> list[Command]:
         """Return the first commands of a run, new or restored."""
-        commands: list[Command] = [ev.PublishRound()]
+        commands: list[Command] = [cmd.PublishRound()]
         if self.phase is Phase.FINISHED:
-            return [*commands, ev.Finish(cause=self.stopping.cause or "rounds")]
+            return [*commands, cmd.Finish(cause=self.stopping.cause or "rounds")]
         if self._restored_at is not None:  # nobody could report before there was a link
             self._move_timers(now - self._restored_at)
         if self.phase is Phase.AGGREGATING and self.tally.is_closed:
-            commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
+            commands.append(cmd.Aggregate(into=self.version + 1, round_id=self.round_id))
         return commands + (self._finish_if_due() or self._advance(now))
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
@@ -164,15 +167,18 @@ class RoundMachine:
                 return self._published(version, now)
             case ev.AggregationFailed(detail=detail):
                 self.pausing.has_failed = self.tally.is_closed
-                return self._pause(PauseCause.ERROR, detail, now)
+                return self._pause(PauseCause.DISK if event.is_disk_full else PauseCause.ERROR, detail, now)
             case ev.BrokerLost():
                 self.pausing.broker_lost(now)
                 return []
             case ev.BrokerFound():
                 self.pausing.broker_found()
-                return [*self._unpause(now, PauseCause.BROKER), ev.PublishRound()]
+                return [*self._unpause(now, PauseCause.BROKER), cmd.PublishRound()]
+            case ev.DiskSeen(for_updates=for_updates):
+                self.disk.for_updates = for_updates
+                return []
             case ev.DiskLow():
-                return self._pause(PauseCause.DISK, "the disk is nearly full", now)
+                return self._pause(PauseCause.DISK, "the disk is full", now)
             case ev.DiskFree():
                 return self._unpause(now, PauseCause.DISK)
             case ev.PauseAsked():
@@ -216,14 +222,14 @@ class RoundMachine:
         self.timer.begin(now)
         self.invitations.forget_settled()
         return [
-            Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(ev.PublishRound(),))
+            Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(cmd.PublishRound(),))
         ]
 
     def _invite(self, now: float) -> list[Command]:
         """Keep ⌈over_selection x (goal - accepted)⌉ leases out."""
         knobs = self.settings.round
         wanted = math.ceil(round(knobs.over_selection * (knobs.report_goal - self.tally.n_accepted), 9))
-        wanted -= self.leases.n_outstanding(Kind.TRAIN)
+        wanted = self.disk.n_leases(wanted - self.leases.n_outstanding(Kind.TRAIN))
         if wanted <= 0:
             return []
         candidates = self.invitations.eligible(self.round_id, now)
@@ -233,7 +239,7 @@ class RoundMachine:
         self._enter(Phase.AGGREGATING)
         self.timer.close()
         into = self.version + 1
-        aggregate = ev.Aggregate(into=into, round_id=self.round_id)
+        aggregate = cmd.Aggregate(into=into, round_id=self.round_id)
         return [Journal(record=rec.CloseRecord(into=into, last_seq=self.tally.close()), then=(aggregate,))]
 
     def _version_written(self, event: ev.VersionWritten) -> list[Command]:
@@ -243,7 +249,7 @@ class RoundMachine:
             version=self.version, round_id=self.round_id, digest=event.digest, metrics=event.metrics
         )
         self.stopping.committed(self.version, dict(event.metrics))
-        return [Journal(record=record, then=(ev.PublishModel(version=self.version),))]
+        return [Journal(record=record, then=(cmd.PublishModel(version=self.version),))]
 
     def _published(self, version: int, now: float) -> list[Command]:
         """The version is on the broker: the round is over."""
@@ -258,7 +264,7 @@ class RoundMachine:
         if self.stopping.cause is not None:
             return [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now)]
         commands = self.reports.cancel_surplus()
-        commands += [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now), ev.PublishRound()]
+        commands += [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now), cmd.PublishRound()]
         if self.phase is Phase.PAUSED:  # nothing is given out: this version is not evaluated on devices
             return commands
         return commands + self.evaluation.begin(self.version, self.round_id, now)
@@ -301,7 +307,7 @@ class RoundMachine:
         """Let the window grow; [] when it has grown often enough."""
         if not self.timer.extend(now):
             return []
-        extended = ev.WindowExtended(
+        extended = cmd.WindowExtended(
             round_id=self.round_id,
             have=self.tally.n_accepted,
             need=self.settings.round.quorum_count,
@@ -320,7 +326,7 @@ class RoundMachine:
             return []
         self.pausing.begin(self.phase, now)
         self._enter(Phase.PAUSED)
-        return [ev.PublishRound()]
+        return [cmd.PublishRound()]
 
     def _unpause(self, now: float, *causes: PauseCause) -> list[Command]:
         if not self.pausing.clear(frozenset(causes)) or self.phase is not Phase.PAUSED:
@@ -328,10 +334,10 @@ class RoundMachine:
         resume_to = self.pausing.resume_to
         self._move_timers(now - self.pausing.since)
         self._enter(resume_to)
-        commands: list[Command] = [ev.PublishRound()]
+        commands: list[Command] = [cmd.PublishRound()]
         if self.pausing.has_failed:
             self.pausing.has_failed = False
-            commands.append(ev.Aggregate(into=self.version + 1, round_id=self.round_id))
+            commands.append(cmd.Aggregate(into=self.version + 1, round_id=self.round_id))
         for event in self.pausing.released():
             commands += self._handle(event, now)
         return commands

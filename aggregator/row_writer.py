@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import structlog
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.journal import Journal
 from aggregator.records import Record
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 AGAIN_S = 1.0
 """Between two attempts at a journal that cannot be written."""
 
-_Waiting: TypeAlias = ev.Journal | ev.Assign | ev.SendReceipt
+_Waiting: TypeAlias = cmd.Journal | cmd.Assign | cmd.SendReceipt
 
 
 class RowWriter:
@@ -37,17 +38,17 @@ class RowWriter:
     """
 
     def __init__(
-        self, journal: Journal, *, tell: Callable[[ev.Event], None], execute: Callable[[ev.Command], None]
+        self, journal: Journal, *, tell: Callable[[ev.Event], None], execute: Callable[[cmd.Command], None]
     ) -> None:
         self._journal, self._tell, self._execute = journal, tell, execute
         self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue()
 
-    def put(self, command: ev.Command) -> bool:
+    def put(self, command: cmd.Command) -> bool:
         """Take a command that is, or has to wait for, a row; return False for any other."""
         match command:
-            case ev.Journal() | ev.Assign():
+            case cmd.Journal() | cmd.Assign():
                 self._waiting.put_nowait(command)
-            case ev.SendReceipt(outcome=outcome) if outcome.is_final:
+            case cmd.SendReceipt(outcome=outcome) if outcome.is_final:
                 self._waiting.put_nowait(command)
             case _:
                 return False
@@ -59,10 +60,10 @@ class RowWriter:
             batch = [await self._waiting.get()]
             while not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            if records := [each.record for each in batch if isinstance(each, ev.Journal)]:
+            if records := [each.record for each in batch if isinstance(each, cmd.Journal)]:
                 await self._append(records)
             for each in batch:
-                for command in each.then if isinstance(each, ev.Journal) else (each,):
+                for command in each.then if isinstance(each, cmd.Journal) else (each,):
                     self._execute(command)
 
     async def _append(self, records: list[Record]) -> None:

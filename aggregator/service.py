@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, assert_never
 
 import structlog
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.announcements import Announcements
 from aggregator.config import Settings
@@ -245,6 +246,8 @@ class _Serving:
         await self._session.ready.wait()
         for lease in unfinished_checks(self._opened):
             self._intake.take_finished(lease)
+        with contextlib.suppress(OSError):  # said when it is looked at again
+            await self._upkeep.look()  # before anybody is given a lease
         self._take(self._machine.start(self._now()))
         if self._machine.is_finished:  # it had ended before
             self._settled.set()
@@ -258,59 +261,59 @@ class _Serving:
             if self._machine.is_finished and not self._machine.invitations.recent:
                 self._settled.set()
 
-    def _take(self, commands: Sequence[ev.Command]) -> None:
+    def _take(self, commands: Sequence[cmd.Command]) -> None:
         for command in commands:
             if not self._rows.put(command):
                 self._execute(command)
 
-    def _execute(self, command: ev.Command) -> None:
+    def _execute(self, command: cmd.Command) -> None:
         match command:
-            case ev.Journal():
+            case cmd.Journal():
                 raise InvalidState("a row within the commands that wait for another")
-            case ev.Assign(lease=lease, device=device):
+            case cmd.Assign(lease=lease, device=device):
                 self._reception.leased(device, lease)
                 if self._machine.leases[lease].record.base_version in self._opened.models:  # else it is being cancelled
                     self._session.send(*self._words.assignment(command, self._opened.models))
-            case ev.SendReceipt():
+            case cmd.SendReceipt():
                 self._session.send(*self._words.receipt(command))
-            case ev.Cancel():
+            case cmd.Cancel():
                 self._session.send(*self._words.cancel(command))
-            case ev.ComeBack():
+            case cmd.ComeBack():
                 self._session.send(*self._words.come_back(command))
-            case ev.TakeUpload(lease=lease):
+            case cmd.TakeUpload(lease=lease):
                 self._intake.take(lease)
-            case ev.DropUpload(lease=lease):
+            case cmd.DropUpload(lease=lease):
                 self._intake.drop(lease)
-            case ev.Fold(record=record):
+            case cmd.Fold(record=record):
                 self._intake.decided(record.lease)
                 self._versions.put(command)
-            case ev.Aggregate() | ev.Forget():
+            case cmd.Aggregate() | cmd.Forget():
                 self._versions.put(command)
-            case ev.PublishModel():
+            case cmd.PublishModel():
                 self._committed()
-            case ev.RepublishModel(digest=digest):
+            case cmd.RepublishModel(digest=digest):
                 self._session.repair(digest)
-            case ev.PublishRound():
+            case cmd.PublishRound():
                 self._session.publish_round()
-            case ev.RoundEnded():
+            case cmd.RoundEnded():
                 self._round_ended(command)
-            case ev.WindowExtended():
+            case cmd.WindowExtended():
                 self._results.window_extended(command)
-            case ev.EvaluationDone():
+            case cmd.EvaluationDone():
                 self._upkeep.put(partial(self._evaluated, command))
-            case ev.Finish(cause=cause):
+            case cmd.Finish(cause=cause):
                 if not self._ended.done():
                     self._ended.set_result(cause)
             case _:
                 assert_never(command)
 
-    def _round_ended(self, ended: ev.RoundEnded) -> None:
+    def _round_ended(self, ended: cmd.RoundEnded) -> None:
         participants = self._versions.participants if ended.outcome == "committed" else ()
         lag = None if self._lag is None else self._lag.end_round()
         record = partial(self._results.round_ended, ended, participants=participants, lag=lag, **self._bytes())
         self._upkeep.put_blocking(record)
 
-    async def _evaluated(self, done: ev.EvaluationDone) -> None:
+    async def _evaluated(self, done: cmd.EvaluationDone) -> None:
         metrics = await self._run_blocking(Lane.DISK, partial(self._results.evaluated, done))
         self._machine.federated_metrics(done.version, metrics)
 

@@ -2,31 +2,50 @@
 
 A chore writes or deletes what no decision depends on: history, the best model, versions that nobody needs.
 
-Not here: what a full disk means for the round (`round_machine.py`), the rows that decisions need (`row_writer.py`).
+Not here: what a full disk means for the round (`round_machine.py`), how many leases fit (`disk_budget.py`), the rows
+that decisions need (`row_writer.py`).
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 
-from aggregator.events import DiskFree, DiskLow, Event
+from aggregator.events import DiskFree, DiskLow, DiskSeen, Event
 from aggregator.opening import OpenRun
 from aggregator.phases import PauseCause
+from aggregator.publishing import KEPT_VERSIONS
 from aggregator.records import RoundClock
+from aggregator.run_folder import RunFolder
 from shared.blocking import Lane, RunBlocking
 from shared.errors import ConfigError
 
-__all__ = ["Upkeep"]
+__all__ = ["SPARE_BYTES", "Upkeep"]
 
 log = structlog.get_logger(__name__)
 
-CLOCK_EVERY_S = 5.0
-VERSIONS_AHEAD = 4
+LOOK_EVERY_S = 5.0
 SPARE_BYTES = 32 * 2**20
-"""What the disk must take beside promised updates and a few versions: journal, history, plot."""
+"""What the disk must take beside updates and versions: journal, history, plot."""
+PROBE_BYTES = 2**20
+"""Written to a disk that took no more, to see whether it does again: free space is not all that may be missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Disk:
+    """What a look at the disk has shown, in bytes."""
+
+    free: int
+    ours: int
+    """That our files already take."""
+    for_versions: int
+    """That versions take or will: one for each model kept on the broker, the next, the best, the final one."""
+    next_version: int
 
 
 class Upkeep:
@@ -44,6 +63,7 @@ class Upkeep:
     ) -> None:
         self._opened, self._run_blocking, self._tell, self._wall = opened, run_blocking, tell, wall
         self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._is_small = False
 
     def put(self, chore: Callable[[], Awaitable[None]]) -> None:
         """Queue a chore that awaits."""
@@ -61,7 +81,7 @@ class Upkeep:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._do_chores(), name="upkeep-chores")
-            group.create_task(self._keep_time(), name="upkeep-clock")
+            group.create_task(self._keep_looking(), name="upkeep-clock-and-disk")
 
     async def _do_chores(self) -> None:
         while True:
@@ -73,30 +93,90 @@ class Upkeep:
             finally:
                 self._chores.task_done()
 
-    async def _keep_time(self) -> None:
-        """Store where the timers stand, and look whether the disk can take what is still to come."""
-        machine, loop = self._opened.machine, asyncio.get_running_loop()
+    async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(CLOCK_EVERY_S)
-            left_s = machine.seconds_left(loop.time())
+            await asyncio.sleep(LOOK_EVERY_S)
             try:
-                if left_s is not None:
-                    clock = RoundClock(
-                        round_id=machine.round_id,
-                        left_s=left_s,
-                        n_extensions=machine.timer.n_extensions,
-                        wall_s=self._wall(),
-                    )
-                    await self._opened.journal.store_clock(clock)
-                is_low = await self._is_disk_low()
+                await self._store_clock()
+                is_low = await self.look()
             except (ConfigError, OSError) as error:
                 log.error("disk_failed", error=str(error))
                 is_low = True
-            if is_low != (PauseCause.DISK in machine.pausing.causes):
+            if is_low != self._is_paused:
                 self._tell(DiskLow() if is_low else DiskFree())
 
-    async def _is_disk_low(self) -> bool:
-        size = 4 * self._opened.aggregation.state.spec.n_params
-        promised = sum(lease.record.max_bytes for lease in self._opened.machine.leases.open())
-        disk = await self._run_blocking(Lane.DISK, partial(shutil.disk_usage, self._opened.folder.path))
-        return disk.free < promised + VERSIONS_AHEAD * size + SPARE_BYTES
+    @property
+    def _is_paused(self) -> bool:
+        return PauseCause.DISK in self._opened.machine.pausing.causes
+
+    async def _store_clock(self) -> None:
+        """Store where the timers stand, for a restart."""
+        machine = self._opened.machine
+        left_s = machine.seconds_left(asyncio.get_running_loop().time())
+        if left_s is None:
+            return
+        clock = RoundClock(
+            round_id=machine.round_id,
+            left_s=left_s,
+            n_extensions=machine.timer.n_extensions,
+            wall_s=self._wall(),
+        )
+        await self._opened.journal.store_clock(clock)
+
+    async def look(self) -> bool:
+        """Tell the machine how much room there is for updates; return whether the disk is nearly full.
+
+        Raises:
+            OSError: the disk fails, or takes no more.
+        """
+        folder, n_params = self._opened.folder, self._opened.aggregation.state.spec.n_params
+        n_kept = max(KEPT_VERSIONS, len(self._opened.models))
+        disk = await self._run_blocking(Lane.DISK, partial(_look, folder, 4 * n_params, n_kept))
+        budget = disk.free + disk.ours
+        if (at_most := self._opened.settings.output.disk_bytes) is not None:
+            budget = min(budget, at_most)
+        for_updates = budget - disk.for_versions - SPARE_BYTES
+        self._warn_of_a_small_disk(for_updates)
+        self._tell(DiskSeen(for_updates=for_updates))
+        is_low = disk.free < disk.next_version + SPARE_BYTES
+        if self._is_paused and not is_low:
+            await self._run_blocking(Lane.DISK, partial(_probe, folder.updates / ".probe"))
+        return is_low
+
+    def _warn_of_a_small_disk(self, for_updates: int) -> None:
+        """Say it once when the updates of a round do not fit: it could never reach its quorum."""
+        needed = self._opened.machine.disk.max_bytes * self._opened.settings.round.quorum_count
+        if for_updates < needed and not self._is_small:
+            hint = "make room, raise output.disk_bytes, or lower round.report_goal"
+            log.warning("disk_too_small_for_a_round", for_updates=for_updates, needed=needed, hint=hint)
+        self._is_small = for_updates < needed
+
+
+def _look(folder: RunFolder, model_bytes: int, n_kept: int) -> _Disk:
+    versions = [_allocated(path) for path in folder.versions.iterdir()]
+    version = max([*versions, model_bytes])
+    extras = [_allocated(path) for path in (folder.best, folder.final)]
+    updates = [_allocated(path) for path in folder.updates.iterdir()]
+    return _Disk(
+        free=shutil.disk_usage(folder.path).free,
+        ours=sum(versions) + sum(extras) + sum(updates),
+        for_versions=(n_kept + 1) * version + 2 * model_bytes,
+        next_version=version,
+    )
+
+
+def _allocated(path: Path) -> int:
+    """Return what a file takes on the disk: a part file is mostly holes."""
+    try:
+        return 512 * path.stat().st_blocks
+    except FileNotFoundError:  # it was never there, or has just gone
+        return 0
+
+
+def _probe(path: Path) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(bytes(PROBE_BYTES))
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)

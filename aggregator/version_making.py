@@ -4,15 +4,17 @@ Not here: the arithmetic and the files (`aggregation.py`), when a version is due
 """
 
 import asyncio
+import errno
 from collections.abc import Callable
 from functools import partial
 
 import structlog
 
 from aggregator.aggregation import Aggregation
+from aggregator.commands import Aggregate, Fold, Forget
 from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, central_metrics
-from aggregator.events import Aggregate, AggregationFailed, Event, Fold, Forget, VersionWritten
+from aggregator.events import AggregationFailed, Event, VersionWritten
 from aggregator.model_store import ServerState
 from aggregator.publishing import ModelBlob, model_blob
 from aggregator.tally import Tally
@@ -22,6 +24,9 @@ from shared.errors import ConfigError, FederationError
 __all__ = ["VersionMaking"]
 
 log = structlog.get_logger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""What a disk says that takes no more; None: safetensors, which has words alone."""
 
 
 class VersionMaking:
@@ -77,8 +82,9 @@ class VersionMaking:
                     case Aggregate():
                         await self._make(command)
             except (FederationError, OSError) as error:
+                is_full = isinstance(error, OSError) and error.errno in FULL
                 log.error("aggregation_failed", error=str(error))
-                self._tell(AggregationFailed(detail=str(error)))
+                self._tell(AggregationFailed(detail=str(error), is_disk_full=is_full))
 
     async def _fold(self, command: Fold) -> None:
         """Fold as it comes; what fails now is folded again when the version is made, and stops the run then."""

@@ -38,10 +38,10 @@ PURE = {
     "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire", "wire_fields"},
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
-        *("admission", "announcements", "config", "events", "federated_evaluation", "fleet_table", "invitations"),
-        *("leases", "pausing", "phases", "population", "records", "recovery", "reports", "round_clock"),
-        *("round_endings", "round_machine", "rules", "selection", "server_optimizer", "staleness", "stopping"),
-        *("tally", "uploads"),
+        *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
+        *("fleet_table", "invitations", "leases", "pausing", "phases", "population", "records", "recovery", "reports"),
+        *("round_clock", "round_endings", "round_machine", "rules", "selection", "server_optimizer", "staleness"),
+        *("stopping", "tally", "uploads"),
     },
     "edge_client": {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "held_reports"),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.config import Settings
 from aggregator.leases import Lease
@@ -147,7 +148,7 @@ def a_verdict(lease: str, num_examples: int = 10) -> ev.Verified:
     )
 
 
-def commands_in(commands: list[ev.Command], kind: type[C]) -> list[C]:
+def commands_in(commands: list[cmd.Command], kind: type[C]) -> list[C]:
     """Return the commands of one kind."""
     return [command for command in commands if isinstance(command, kind)]
 
@@ -164,28 +165,28 @@ class Engine:
         self.machine = machine or a_machine(settings)
         self.now = 0.0
         self.records: list[Record] = []
-        self.log: list[ev.Command] = self._done(self.machine.start(self.now))
+        self.log: list[cmd.Command] = self._done(self.machine.start(self.now))
 
-    def __call__(self, *happened: ev.Event, after_s: float = 0.0) -> list[ev.Command]:
+    def __call__(self, *happened: ev.Event, after_s: float = 0.0) -> list[cmd.Command]:
         """Let time pass, tell the machine, and return all commands; those behind a row follow it."""
         self.now += after_s
-        commands: list[ev.Command] = []
+        commands: list[cmd.Command] = []
         for event in happened:
             commands += self._done(self.machine.handle(event, self.now))
             self.machine.check()
         self.log += commands
         return commands
 
-    def check_in(self, *devices: str) -> list[ev.Command]:
+    def check_in(self, *devices: str) -> list[cmd.Command]:
         """Let idle devices check in."""
         return self(*(ev.CheckedIn(device=device) for device in devices))
 
-    def until_deadline(self) -> list[ev.Command]:
+    def until_deadline(self) -> list[cmd.Command]:
         """Let time pass until the machine's own deadline, and tell it."""
         assert self.machine.deadline is not None
         return self(ev.DeadlinePassed(), after_s=max(0.0, self.machine.deadline - self.now))
 
-    def pass_s(self, seconds: float) -> list[ev.Command]:
+    def pass_s(self, seconds: float) -> list[cmd.Command]:
         """Let that much time pass; every deadline on the way is told."""
         end, commands = self.now + seconds, []
         while (deadline := self.machine.deadline) is not None and deadline <= end:
@@ -204,21 +205,21 @@ class Engine:
         """Return the devices with a live train lease, in order."""
         return sorted(lease.record.device for lease in self._live())
 
-    def report(self, *devices: str, num_examples: int = 10) -> list[ev.Command]:
+    def report(self, *devices: str, num_examples: int = 10) -> list[cmd.Command]:
         """Let devices report sound updates under their live leases."""
         return self(*(a_verdict(self.lease_of(device), num_examples) for device in devices))
 
-    def fail(self, device: str) -> list[ev.Command]:
+    def fail(self, device: str) -> list[cmd.Command]:
         """Let a device say that it could not."""
         return self(ev.Failed(device=device, lease=self.lease_of(device), reason=Reason.TRAINING))
 
-    def write(self, **metrics: float) -> list[ev.Command]:
+    def write(self, **metrics: float) -> list[cmd.Command]:
         """Let the version that was asked for become durable, and published."""
         version = self.machine.version + 1
         written = ev.VersionWritten(version=version, digest=DIGEST, metrics=tuple(metrics.items()))
         return self(written, ev.Published(version=version))
 
-    def round(self, *devices: str, **metrics: float) -> list[ev.Command]:
+    def round(self, *devices: str, **metrics: float) -> list[cmd.Command]:
         """Let devices check in, report until the round closes, and its version be committed."""
         commands = self.check_in(*devices)
         for device in devices:
@@ -234,13 +235,13 @@ class Engine:
         names = {lease.record.lease: lease for lease in self.machine.leases.open(Kind.TRAIN)}
         return [lease for lease in names.values() if self.machine.leases.live_of(lease.record.device) is lease]
 
-    def _done(self, commands: list[ev.Command]) -> list[ev.Command]:
+    def _done(self, commands: list[cmd.Command]) -> list[cmd.Command]:
         return list(self._flat(commands))
 
-    def _flat(self, commands: "list[ev.Command] | tuple[ev.Command, ...]") -> Iterator[ev.Command]:
+    def _flat(self, commands: "list[cmd.Command] | tuple[cmd.Command, ...]") -> Iterator[cmd.Command]:
         for command in commands:
             yield command
-            if isinstance(command, ev.Journal):
+            if isinstance(command, cmd.Journal):
                 self.records.append(command.record)
                 yield from self._flat(command.then)
 
@@ -254,11 +255,11 @@ def reporting(**tables: Any) -> Engine:
     return engine
 
 
-def receipts(commands: list[ev.Command]) -> list[tuple[str, Outcome, Reason | None, bool]]:
+def receipts(commands: list[cmd.Command]) -> list[tuple[str, Outcome, Reason | None, bool]]:
     """Return what devices were told about leases."""
-    return [(each.device, each.outcome, each.reason, each.repeat) for each in commands_in(commands, ev.SendReceipt)]
+    return [(each.device, each.outcome, each.reason, each.repeat) for each in commands_in(commands, cmd.SendReceipt)]
 
 
-def rows(commands: list[ev.Command]) -> list[Record]:
+def rows(commands: list[cmd.Command]) -> list[Record]:
     """Return what was journalled."""
-    return [each.record for each in commands_in(commands, ev.Journal)]
+    return [each.record for each in commands_in(commands, cmd.Journal)]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.announcements import Announcements
 from aggregator.uploads import Grant
@@ -83,7 +84,7 @@ def test_status_says_what_a_person_wants_to_know() -> None:
     assert (status.states["outstanding"], status.states["accepted"]) == (5, 1)
     assert status.population == {"known": 6, "online": 6, "waiting": 0, "refused": 0}
     engine(ev.DiskLow())
-    assert words_of(engine).status(30.0).causes == ["disk: the disk is nearly full"]
+    assert words_of(engine).status(30.0).causes == ["disk: the disk is full"]
 
 
 def test_status_is_readable_json_under_its_cap() -> None:
@@ -110,7 +111,7 @@ def test_assignment_is_the_lease_to_the_letter() -> None:
     """Version, work, codec, seeds and times; the same again when it is repeated."""
     engine = reporting(training={"max_seconds": 9.0, "learning_rate": 0.5})
     lease = engine.lease_of("d0")
-    command = ev.Assign(lease=lease, device="d0", seconds_left=80.0)
+    command = cmd.Assign(lease=lease, device="d0", seconds_left=80.0)
     words = words_of(engine)
     topic, payload = words.assignment(command, {0: MODEL})
     order = decode(Assignment, payload)
@@ -122,7 +123,7 @@ def test_assignment_is_the_lease_to_the_letter() -> None:
     assert words.assignment(command, {0: MODEL}) == (topic, payload)
     other = decode(
         Assignment,
-        words.assignment(ev.Assign(lease=engine.lease_of("d1"), device="d1", seconds_left=80.0), {0: MODEL})[1],
+        words.assignment(cmd.Assign(lease=engine.lease_of("d1"), device="d1", seconds_left=80.0), {0: MODEL})[1],
     )
     assert other.codec_seed != order.codec_seed
 
@@ -131,7 +132,7 @@ def test_evaluation_is_assigned_without_work() -> None:
     """Nor a limit for training."""
     engine = Engine()
     engine.machine.leases.issue(a_lease(5, "e", kind=Kind.EVALUATE), now=0.0, expires_at=60.0)
-    command = ev.Assign(lease=lease_name(5), device="e", seconds_left=60.0)
+    command = cmd.Assign(lease=lease_name(5), device="e", seconds_left=60.0)
     order = decode(Assignment, words_of(engine).assignment(command, {0: MODEL})[1])
     assert (order.kind, order.work, order.max_seconds) == (Kind.EVALUATE, None, None)
 
@@ -140,7 +141,7 @@ def test_receipts_cancels_and_come_backs_reach_their_device() -> None:
     """Each with what was decided; a detail is shortened, never refused."""
     words = words_of(Engine())
     topic, payload = words.receipt(
-        ev.SendReceipt(
+        cmd.SendReceipt(
             lease=lease_name(1),
             device="d1",
             outcome=Outcome.REJECTED,
@@ -160,12 +161,12 @@ def test_receipts_cancels_and_come_backs_reach_their_device() -> None:
         True,
     )
     assert 0 < len(receipt.detail) <= 256
-    topic, payload = words.cancel(ev.Cancel(lease=lease_name(1), device="d1", reason=Reason.COMMITTED))
+    topic, payload = words.cancel(cmd.Cancel(lease=lease_name(1), device="d1", reason=Reason.COMMITTED))
     cancel = decode(Control, payload)
     assert topic == "fl/v1/fleet/to/d1/control"
     assert (cancel.action, cancel.lease, cancel.reason) == (Action.CANCEL, lease_name(1), Reason.COMMITTED)
     window = RetryWindow(min=1, max=2)
-    _, payload = words.come_back(ev.ComeBack(device="d1", reason=Reason.NOT_DRAWN, retry_s=window))
+    _, payload = words.come_back(cmd.ComeBack(device="d1", reason=Reason.NOT_DRAWN, retry_s=window))
     come_back = decode(Control, payload)
     assert (come_back.action, come_back.retry_s) == (Action.COME_BACK, window)
 

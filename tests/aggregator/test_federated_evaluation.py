@@ -1,6 +1,7 @@
 """One evaluation on devices: who was asked, what came, when it is over."""
 
-from aggregator.events import CheckedIn, Evaluated, EvaluationDone
+from aggregator.commands import EvaluationDone
+from aggregator.events import CheckedIn, Evaluated
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.round_machine import RoundMachine
 from shared.messages import Kind

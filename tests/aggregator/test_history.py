@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.commands import EvaluationDone, RoundEnded
 from aggregator.evaluation import MetricSummary
-from aggregator.events import EvaluationDone, RoundEnded
 from aggregator.history import History, RunHistory, read_history
 from shared.errors import ConfigError
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from aggregator.events import Assign, CheckedIn, ComeBack, Command, RepublishModel, SendReceipt
+from aggregator.commands import Assign, ComeBack, Command, RepublishModel, SendReceipt
+from aggregator.events import CheckedIn
 from aggregator.records import LeaseRecord
 from shared.errors import Reason
 from shared.messages import Kind, Outcome, WorkOrder

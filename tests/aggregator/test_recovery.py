@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.config import Settings
@@ -46,7 +47,7 @@ def restarted(
     return machine, recover(machine, records, clock, now, wall_s)
 
 
-def leased(commands: list[ev.Command]) -> list[str]:
+def leased(commands: list[cmd.Command]) -> list[str]:
     """Return the devices that are given a lease."""
     return [row.device for row in rows(commands) if isinstance(row, rec.LeaseRecord)]
 
@@ -121,7 +122,7 @@ def test_leases_that_were_out_are_good_for_a_whole_life() -> None:
     machine, _ = restarted(engine.records, now=50.0)
     machine.start(50.0)
     commands = machine.handle(ev.CheckedIn(device="d0"), 50.0)
-    assert commands_in(commands, ev.Assign) == [ev.Assign(lease=lease, device="d0", seconds_left=100.0)]
+    assert commands_in(commands, cmd.Assign) == [cmd.Assign(lease=lease, device="d0", seconds_left=100.0)]
 
 
 def test_lease_that_had_expired_stays_admissible() -> None:
@@ -164,7 +165,7 @@ def test_closed_version_is_made_again() -> None:
     engine.report(*SIX[:4])
     machine, _ = restarted(engine.records)
     assert machine.phase is Phase.AGGREGATING
-    assert ev.Aggregate(into=1, round_id=1) in machine.start(0.0)
+    assert cmd.Aggregate(into=1, round_id=1) in machine.start(0.0)
     assert machine.tally.accepted() == engine.machine.tally.accepted()
 
 
@@ -174,12 +175,12 @@ def test_committed_version_is_published_again_and_ends_its_round() -> None:
     engine.report(*SIX[:4])
     engine(ev.VersionWritten(version=1, digest=DIGEST))
     machine, found = restarted(engine.records, now=1000.0)
-    assert not commands_in(machine.start(1000.0), ev.Aggregate)
+    assert not commands_in(machine.start(1000.0), cmd.Aggregate)
     assert (machine.phase, machine.version, machine.last_outcome) == (Phase.AGGREGATING, 1, RoundOutcome.COMMITTED)
     assert found.participants == ("d0", "d1", "d2", "d3")
     commands = machine.handle(ev.Published(version=1), 1005.0)
     assert machine.phase is Phase.WAITING
-    (ended,) = commands_in(commands, ev.RoundEnded)
+    (ended,) = commands_in(commands, cmd.RoundEnded)
     assert (ended.round_id, ended.version, ended.outcome, ended.seconds) == (1, 1, RoundOutcome.COMMITTED, 5.0)
     assert [row.reason for row in rows(commands) if isinstance(row, rec.OutcomeRecord)] == [Reason.COMMITTED] * 2
 
@@ -190,7 +191,7 @@ def test_version_that_is_being_evaluated_on_devices_was_published() -> None:
     machine, _ = restarted(engine.records, engine.machine.settings)
     machine.start(0.0)
     assert machine.phase is Phase.WAITING
-    assert not commands_in(machine.handle(ev.Published(version=1), 0.0), ev.RoundEnded)
+    assert not commands_in(machine.handle(ev.Published(version=1), 0.0), cmd.RoundEnded)
 
 
 def an_evaluation(**evaluation: Any) -> Engine:
@@ -204,7 +205,7 @@ def an_evaluation(**evaluation: Any) -> Engine:
     return engine
 
 
-def evaluated(engine: Engine, accuracy: float, *devices: str) -> list[ev.Command]:
+def evaluated(engine: Engine, accuracy: float, *devices: str) -> list[cmd.Command]:
     """Let devices report what they found."""
     return engine(
         *(
@@ -222,7 +223,7 @@ def test_evaluation_goes_on_after_a_restart() -> None:
     machine, _ = restarted(engine.records, engine.machine.settings)
     again = Engine(machine=machine)
     evaluated(again, 0.7, second)
-    (done,) = commands_in(again.pass_s(engine.machine.settings.evaluation.window_s), ev.EvaluationDone)
+    (done,) = commands_in(again.pass_s(engine.machine.settings.evaluation.window_s), cmd.EvaluationDone)
     assert (done.version, done.n_asked) == (1, 3)
     assert [(device, metrics[0][1]) for device, _, metrics in done.reports] == [(first, 0.5), (second, 0.7)]
     assert third not in {lease.record.device for lease in machine.leases.open(Kind.EVALUATE)}
@@ -238,7 +239,7 @@ def test_patience_on_the_metrics_of_devices_survives_a_restart() -> None:
         engine.check_in(*SIX[:4])
         engine.write()
         devices = [lease.record.device for lease in engine.machine.leases.open(Kind.EVALUATE)]
-        done = commands_in(evaluated(engine, accuracy, *devices), ev.EvaluationDone)
+        done = commands_in(evaluated(engine, accuracy, *devices), cmd.EvaluationDone)
         engine.machine.federated_metrics(done[0].version, {"accuracy": accuracy})
     before = engine.machine.stopping
     assert (before.best, before.best_version, before.n_since_best) == (0.7, 2, 1)
@@ -259,7 +260,7 @@ def test_voided_updates_stay_voided(n_lost: int) -> None:
     machine, _ = restarted(engine.records[: len(engine.records) - n_lost])
     machine.check()
     assert (machine.phase, machine.tally.n_voided, machine.tally.n_accepted) == (Phase.WAITING, 4, 0)
-    assert not commands_in(machine.start(0.0), ev.Aggregate)
+    assert not commands_in(machine.start(0.0), cmd.Aggregate)
 
 
 def test_stopping_counts_as_before() -> None:
@@ -286,14 +287,14 @@ def test_finished_run_stays_finished() -> None:
     engine = a_finished_run()
     machine, _ = restarted(engine.records, engine.machine.settings)
     assert machine.is_finished
-    assert commands_in(machine.start(0.0), ev.Finish) == [ev.Finish(cause="rounds")]
+    assert commands_in(machine.start(0.0), cmd.Finish) == [cmd.Finish(cause="rounds")]
 
 
 def test_finished_run_goes_on_when_it_is_told_to() -> None:
     """One version was asked for, now three are."""
     engine = a_finished_run()
     machine, _ = restarted(engine.records, some_settings(stop={"rounds": 3}))
-    assert not commands_in(machine.start(0.0), ev.Finish)
+    assert not commands_in(machine.start(0.0), cmd.Finish)
     machine.handle(ev.Published(version=1), 0.0)
     assert machine.phase is Phase.WAITING
 
@@ -303,7 +304,7 @@ def test_finished_run_that_was_told_to_go_on_still_does_after_a_kill() -> None:
     engine = a_finished_run()
     longer = some_settings(stop={"rounds": 3})
     machine, _ = restarted([a_config(engine.machine.settings), *engine.records, a_config(longer)], longer)
-    assert not commands_in(machine.start(0.0), ev.Finish)
+    assert not commands_in(machine.start(0.0), cmd.Finish)
     assert not machine.is_finished
 
 
@@ -329,7 +330,7 @@ def test_run_ended_by_metrics_of_devices_stays_finished() -> None:
     engine(ev.DeadlinePassed())
     machine, _ = restarted(engine.records, settings)
     assert machine.is_finished
-    assert commands_in(machine.start(0.0), ev.Finish) == [ev.Finish(cause="metric")]
+    assert commands_in(machine.start(0.0), cmd.Finish) == [cmd.Finish(cause="metric")]
 
 
 def test_rows_that_contradict_each_other_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.leases import LeaseState
@@ -15,11 +16,11 @@ def test_accepted_report_is_journalled_then_folded_then_told() -> None:
     engine = reporting()
     lease = engine.lease_of("d0")
     (journal,) = engine.machine.handle(a_verdict(lease), 0.0)
-    assert isinstance(journal, ev.Journal)
+    assert isinstance(journal, cmd.Journal)
     assert isinstance(journal.record, rec.AcceptRecord)
     fold, receipt = journal.then
-    assert fold == ev.Fold(record=journal.record)
-    assert isinstance(receipt, ev.SendReceipt)
+    assert fold == cmd.Fold(record=journal.record)
+    assert isinstance(receipt, cmd.SendReceipt)
     assert (receipt.outcome, receipt.staleness) == (Outcome.ACCEPTED, 0)
 
 
@@ -29,15 +30,15 @@ def test_outcome_is_journalled_before_it_is_told(state: LeaseState) -> None:
     engine = reporting()
     lease = engine.machine.leases[engine.lease_of("d0")]
     (journal,) = engine.machine.reports.conclude(lease, state, Reason.NORM, "12 is over 10")
-    assert isinstance(journal, ev.Journal)
+    assert isinstance(journal, cmd.Journal)
     name = lease.record.lease
     assert journal.record == rec.OutcomeRecord(
         lease=name, outcome=Outcome(state.value), reason=Reason.NORM, detail="12 is over 10"
     )
     receipt, drop = journal.then
-    assert isinstance(receipt, ev.SendReceipt)
+    assert isinstance(receipt, cmd.SendReceipt)
     assert (receipt.reason, receipt.detail, receipt.repeat) == (Reason.NORM, "12 is over 10", False)
-    assert drop == ev.DropUpload(lease=name)
+    assert drop == cmd.DropUpload(lease=name)
 
 
 def test_cancelled_lease_is_told_by_a_cancel() -> None:
@@ -45,8 +46,8 @@ def test_cancelled_lease_is_told_by_a_cancel() -> None:
     engine = reporting()
     lease = engine.machine.leases[engine.lease_of("d0")]
     (journal,) = engine.machine.reports.conclude(lease, LeaseState.CANCELLED, Reason.COMMITTED)
-    assert isinstance(journal, ev.Journal)
-    assert journal.then[0] == ev.Cancel(lease=lease.record.lease, device="d0", reason=Reason.COMMITTED)
+    assert isinstance(journal, cmd.Journal)
+    assert journal.then[0] == cmd.Cancel(lease=lease.record.lease, device="d0", reason=Reason.COMMITTED)
 
 
 def test_decided_lease_is_only_told_again() -> None:
@@ -84,6 +85,6 @@ def test_superseded_are_the_open_leases_of_one_device() -> None:
     engine.machine.leases.expire(1e9)
     commands = engine.machine.reports.supersede("d0")
     assert [
-        each.record.lease for each in commands_in(commands, ev.Journal) if isinstance(each.record, rec.OutcomeRecord)
+        each.record.lease for each in commands_in(commands, cmd.Journal) if isinstance(each.record, rec.OutcomeRecord)
     ]
     assert sum(1 for _ in engine.machine.leases.open()) == 5

@@ -7,7 +7,7 @@ import pytest
 import structlog
 from safetensors.numpy import load_file
 
-from aggregator.events import EvaluationDone, RoundEnded, WindowExtended
+from aggregator.commands import EvaluationDone, RoundEnded, WindowExtended
 from aggregator.history import RunHistory
 from aggregator.model_store import ServerState
 from aggregator.opening import OpenRun

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.leases import LeaseState
@@ -32,7 +33,7 @@ def test_round_waits_for_a_quorum_of_devices() -> None:
     commands = engine.check_in("d0", "d1")
     assert engine.is_in(Phase.WAITING)
     assert engine.machine.n_at_hand(engine.now) == 2
-    assert [(each.device, each.reason) for each in commands_in(commands, ev.ComeBack)] == [
+    assert [(each.device, each.reason) for each in commands_in(commands, cmd.ComeBack)] == [
         ("d0", Reason.NOT_DRAWN),
         ("d1", Reason.NOT_DRAWN),
     ]
@@ -48,7 +49,7 @@ def test_round_begins_with_the_quorum_and_asks_whoever_comes_later() -> None:
     engine.check_in("d3", "d4", "d5")
     assert engine.leased() == SIX
     late = engine.check_in("d6")
-    assert [each.reason for each in commands_in(late, ev.ComeBack)] == [Reason.NOT_DRAWN]
+    assert [each.reason for each in commands_in(late, cmd.ComeBack)] == [Reason.NOT_DRAWN]
     assert engine.leased() == SIX
 
 
@@ -58,12 +59,12 @@ def test_lease_is_durable_before_its_assignment() -> None:
     commands = engine.machine.handle(ev.CheckedIn(device="d0"), 0.0)
     commands += engine.machine.handle(ev.CheckedIn(device="d1"), 0.0)
     commands += engine.machine.handle(ev.CheckedIn(device="d2"), 0.0)
-    assert not commands_in(commands, ev.Assign)
-    leases = [each for each in commands_in(commands, ev.Journal) if isinstance(each.record, rec.LeaseRecord)]
+    assert not commands_in(commands, cmd.Assign)
+    leases = [each for each in commands_in(commands, cmd.Journal) if isinstance(each.record, rec.LeaseRecord)]
     for journal in leases:
         assert isinstance(journal.record, rec.LeaseRecord)
         (assign,) = journal.then
-        assert assign == ev.Assign(lease=journal.record.lease, device=journal.record.device, seconds_left=WINDOW_S)
+        assert assign == cmd.Assign(lease=journal.record.lease, device=journal.record.device, seconds_left=WINDOW_S)
     assert len(leases) == 3
 
 
@@ -73,8 +74,8 @@ def test_device_that_arrives_in_mid_round_is_asked() -> None:
     engine.check_in(*SIX[:4])
     engine.report("d0")
     commands = engine.check_in("late")
-    assert [each.device for each in commands_in(commands, ev.Assign)] == ["late"]
-    assert not commands_in(commands, ev.ComeBack)
+    assert [each.device for each in commands_in(commands, cmd.Assign)] == ["late"]
+    assert not commands_in(commands, cmd.ComeBack)
 
 
 # a round ends
@@ -88,7 +89,7 @@ def test_goal_closes_the_round() -> None:
     commands = engine.report("d3")
     assert engine.is_in(Phase.AGGREGATING)
     assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=4)
-    assert commands[-1] == ev.Aggregate(into=1, round_id=1)
+    assert commands[-1] == cmd.Aggregate(into=1, round_id=1)
 
 
 def test_commit_cancels_what_is_still_out_and_ends_the_round() -> None:
@@ -99,13 +100,13 @@ def test_commit_cancels_what_is_still_out_and_ends_the_round() -> None:
     assert rows(written) == [
         rec.CommitRecord(version=1, round_id=1, digest=DIGEST, metrics=(("accuracy", 0.5),)),
     ]
-    assert written[-1] == ev.PublishModel(version=1)
+    assert written[-1] == cmd.PublishModel(version=1)
     published = engine(ev.Published(version=1))
-    assert [(each.device, each.reason) for each in commands_in(published, ev.Cancel)] == [
+    assert [(each.device, each.reason) for each in commands_in(published, cmd.Cancel)] == [
         ("d4", Reason.COMMITTED),
         ("d5", Reason.COMMITTED),
     ]
-    (ended,) = commands_in(published, ev.RoundEnded)
+    (ended,) = commands_in(published, cmd.RoundEnded)
     assert (ended.round_id, ended.version, ended.outcome) == (1, 1, RoundOutcome.COMMITTED)
     assert (ended.counts["accepted"], ended.counts["cancelled"], ended.metrics) == (4, 2, {"accuracy": 0.5})
     assert engine.is_in(Phase.WAITING)
@@ -116,12 +117,12 @@ def test_nobody_is_asked_before_the_version_is_published() -> None:
     """Between the row of the version and its publication, a device that checks in is told to come back."""
     engine = reporting()
     engine.report(*SIX[:4])
-    assert not commands_in(engine.check_in("d0", "d1", "d2"), ev.Assign)
+    assert not commands_in(engine.check_in("d0", "d1", "d2"), cmd.Assign)
     engine(ev.VersionWritten(version=1, digest=DIGEST))
-    assert not commands_in(engine.check_in("d6"), ev.Assign)
+    assert not commands_in(engine.check_in("d6"), cmd.Assign)
     commands = engine(ev.Published(version=1))
-    assert [each.device for each in commands_in(commands, ev.Assign)] != []
-    assert all(engine.machine.leases[each.lease].record.base_version == 1 for each in commands_in(commands, ev.Assign))
+    assert [each.device for each in commands_in(commands, cmd.Assign)] != []
+    assert all(engine.machine.leases[each.lease].record.base_version == 1 for each in commands_in(commands, cmd.Assign))
 
 
 def test_deadline_with_a_quorum_closes() -> None:
@@ -149,14 +150,14 @@ def test_deadline_without_quorum_extends_twice_then_abandons_and_backs_off() -> 
     """100 s, 50 s, 50 s, then the round is abandoned; the next begins 10 s later, after one more abandoned 20 s."""
     engine = reporting(round={"lease_s": 1000})
     engine.report("d0")
-    extended = commands_in(engine.pass_s(199.0), ev.WindowExtended)
+    extended = commands_in(engine.pass_s(199.0), cmd.WindowExtended)
     assert engine.is_in(Phase.REPORTING)
     assert engine.machine.timer.n_extensions == 2
     assert [(each.have, each.need, each.n_outstanding) for each in extended] == [(1, 3, 5)] * 2
     assert [(each.times, each.at_most, each.seconds_left) for each in extended] == [(1, 2, 50.0), (2, 2, 50.0)]
     commands = engine.pass_s(1.0)
     assert rec.AbandonRecord(round_id=1) in rows(commands)
-    (ended,) = commands_in(commands, ev.RoundEnded)
+    (ended,) = commands_in(commands, cmd.RoundEnded)
     assert (ended.outcome, ended.seconds) == (RoundOutcome.ABANDONED, 200.0)
     assert engine.is_in(Phase.WAITING)
     engine.pass_s(9.0)
@@ -255,10 +256,10 @@ def test_failure_and_rejection_refill_and_bar_the_device_for_the_round(is_failur
     commands = engine(event)
     outcome, reason = (Outcome.FAILED, Reason.TRAINING) if is_failure else (Outcome.REJECTED, Reason.NOT_FINITE)
     assert receipts(commands) == [("d0", outcome, reason, False)]
-    assert ev.DropUpload(lease=lease) in commands
+    assert cmd.DropUpload(lease=lease) in commands
     assert engine.leased() == [*SIX[1:], "d6"]
     engine.fail("d1")
-    assert not commands_in(engine.check_in("d0"), ev.Assign)
+    assert not commands_in(engine.check_in("d0"), cmd.Assign)
     assert "d0" not in engine.leased()
     engine.report(
         *SIX[2:],
@@ -289,7 +290,7 @@ def test_offer_under_a_good_lease_is_taken_up() -> None:
     """What may count is uploaded, what may not is answered at once."""
     engine = reporting()
     lease = engine.lease_of("d0")
-    assert engine(ev.Offered(device="d0", lease=lease)) == [ev.TakeUpload(lease=lease)]
+    assert engine(ev.Offered(device="d0", lease=lease)) == [cmd.TakeUpload(lease=lease)]
 
 
 def test_device_with_an_accepted_update_is_not_asked_again_for_the_version() -> None:
@@ -298,7 +299,7 @@ def test_device_with_an_accepted_update_is_not_asked_again_for_the_version() -> 
     engine.report("d0")
     engine.fail("d1")
     commands = engine.check_in("d0")
-    assert [each.reason for each in commands_in(commands, ev.ComeBack)] == [Reason.NOT_DRAWN]
+    assert [each.reason for each in commands_in(commands, cmd.ComeBack)] == [Reason.NOT_DRAWN]
     assert "d0" not in engine.leased()
     engine.report(*SIX[2:5])
     engine.write()
@@ -323,7 +324,7 @@ def test_device_without_its_expired_lease_gives_it_up() -> None:
     lost = engine.lease_of("d0")
     engine.pass_s(50.0)
     commands = engine.check_in("d0")
-    assert [(each.device, each.lease, each.reason) for each in commands_in(commands, ev.Cancel)] == [
+    assert [(each.device, each.lease, each.reason) for each in commands_in(commands, cmd.Cancel)] == [
         ("d0", lost, Reason.SUPERSEDED)
     ]
     assert engine.lease_of("d0") != lost

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.phases import Phase
@@ -30,7 +31,7 @@ def test_stop_finishes_with_the_last_version() -> None:
     assert engine.is_in(Phase.FINISHED)
     assert [each[1:3] for each in receipts(commands)] == [(Outcome.DISCARDED, Reason.RUN_FINISHED)] * 5
     assert rows(commands)[-1] == rec.FinishRecord(cause="operator")
-    assert commands[-2:] == [ev.PublishRound(), ev.Finish(cause="operator")]
+    assert commands[-2:] == [cmd.PublishRound(), cmd.Finish(cause="operator")]
     assert engine.machine.deadline is None
 
 
@@ -60,9 +61,9 @@ def test_run_finishes_by_rounds() -> None:
     engine.round(*SIX)
     assert engine.is_in(Phase.WAITING)
     commands = engine.round(*SIX)
-    assert commands_in(commands, ev.Finish) == [ev.Finish(cause="rounds")]
-    assert len(commands_in(commands, ev.RoundEnded)) == 1
-    assert not commands_in(commands, ev.Cancel)  # their leases end as discarded: run_finished
+    assert commands_in(commands, cmd.Finish) == [cmd.Finish(cause="rounds")]
+    assert len(commands_in(commands, cmd.RoundEnded)) == 1
+    assert not commands_in(commands, cmd.Cancel)  # their leases end as discarded: run_finished
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_run_finishes_by_metric_or_patience(stop: dict[str, Any], values: list[f
         engine.round(*SIX, **{name: value})
         assert not engine.is_in(Phase.FINISHED)
     commands = engine.round(*SIX, **{name: values[2]})
-    assert commands_in(commands, ev.Finish) == [ev.Finish(cause=cause)]
+    assert commands_in(commands, cmd.Finish) == [cmd.Finish(cause=cause)]
     assert engine.machine.version == 3
 
 
@@ -94,9 +95,9 @@ def test_finished_run_answers_whoever_asks() -> None:
     final = ("d0", Outcome.DISCARDED, Reason.RUN_FINISHED, True)
     assert receipts(engine(ev.CheckedIn(device="d0", holds=frozenset({lease})))) == [final]
     assert receipts(engine(ev.Offered(device="d0", lease=lease))) == [final]
-    (come_back,) = commands_in(engine.check_in("new"), ev.ComeBack)
+    (come_back,) = commands_in(engine.check_in("new"), cmd.ComeBack)
     assert come_back.reason is Reason.RUN_FINISHED
-    assert engine(ev.BrokerFound()) == [ev.PublishRound()]
+    assert engine(ev.BrokerFound()) == [cmd.PublishRound()]
 
 
 def test_finished_run_knows_when_everybody_has_heard() -> None:
@@ -139,12 +140,12 @@ def test_devices_evaluate_outside_of_goal_and_phases() -> None:
     first, second = evaluators(engine)
     assert not engine.machine.leases.n_outstanding(Kind.TRAIN)  # two are left: no quorum for a round
     assert engine.machine.tally.n_accepted == 0
-    commands: list[ev.Command] = []
+    commands: list[cmd.Command] = []
     for device in (first, second):
         metrics = (("accuracy", (8.0, 10.0)),)
         lease = engine.lease_of(device)
         commands += engine(ev.Evaluated(device=device, lease=lease, num_examples=10, metrics=metrics))
-    (done,) = commands_in(commands, ev.EvaluationDone)
+    (done,) = commands_in(commands, cmd.EvaluationDone)
     assert (done.version, done.n_asked, [each[0] for each in done.reports]) == (1, 2, [first, second])
 
 
@@ -154,9 +155,9 @@ def test_evaluation_window_ends_with_who_reported_and_cancels_the_rest() -> None
     first, second = evaluators(engine)
     engine(ev.Evaluated(device=first, lease=engine.lease_of(first), num_examples=10, metrics=(("loss", 1.0),)))
     commands = engine.pass_s(30.0)
-    (done,) = commands_in(commands, ev.EvaluationDone)
+    (done,) = commands_in(commands, cmd.EvaluationDone)
     assert [each[0] for each in done.reports] == [first]
-    assert [each.device for each in commands_in(commands, ev.Cancel)] == [second]
+    assert [each.device for each in commands_in(commands, cmd.Cancel)] == [second]
     assert not list(engine.machine.leases.open(Kind.EVALUATE))
 
 
@@ -164,7 +165,7 @@ def test_evaluation_ends_early_when_nobody_will_report_any_more() -> None:
     """Both devices failed at it: the books are closed with no report."""
     engine = evaluating()
     commands = [each for device in evaluators(engine) for each in engine.fail(device)]
-    (done,) = commands_in(commands, ev.EvaluationDone)
+    (done,) = commands_in(commands, cmd.EvaluationDone)
     assert done.reports == ()
 
 
@@ -174,12 +175,12 @@ def test_metrics_of_devices_stop_a_run_without_central_evaluation() -> None:
     engine = Engine(some_settings(stop=stop, evaluation={"federated_every": 1, "central_every": 0}))
     engine.round(*SIX)
     engine.machine.federated_metrics(1, {"accuracy": 0.95})
-    assert commands_in(engine(ev.DeadlinePassed()), ev.Finish) == [ev.Finish(cause="metric")]
+    assert commands_in(engine(ev.DeadlinePassed()), cmd.Finish) == [cmd.Finish(cause="metric")]
 
 
 def test_model_that_left_the_broker_cancels_its_leases() -> None:
     """Nobody can begin with it any more: whoever was to evaluate it is told so."""
     engine = evaluating()
     commands = engine(ev.ModelGone(version=1))
-    assert {each.reason for each in commands_in(commands, ev.Cancel)} == {Reason.MODEL_GONE}
+    assert {each.reason for each in commands_in(commands, cmd.Cancel)} == {Reason.MODEL_GONE}
     assert not list(engine.machine.leases.open())

@@ -1,5 +1,6 @@
 """The engine standing still: why, for how long, and what it costs."""
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.phases import Phase
@@ -25,8 +26,8 @@ def test_pause_moves_deadlines_answers_busy_and_holds_verdicts_back() -> None:
     assert receipts(offered) == [("d0", Outcome.BUSY, Reason.PAUSED, False)]
     assert engine.report("d0") == []
     checked_in = engine.check_in("d6")
-    assert [each.reason for each in commands_in(checked_in, ev.ComeBack)] == [Reason.PAUSED]
-    assert not commands_in(checked_in, ev.Assign)
+    assert [each.reason for each in commands_in(checked_in, cmd.ComeBack)] == [Reason.PAUSED]
+    assert not commands_in(checked_in, cmd.Assign)
     commands = engine(ev.ResumeAsked(), after_s=1800.0)
     assert receipts(commands) == [("d0", Outcome.ACCEPTED, None, False)]
     assert engine.is_in(Phase.REPORTING)
@@ -98,7 +99,7 @@ def test_failed_aggregation_pauses_and_resume_tries_again() -> None:
     assert engine.machine.pausing.causes == {"error": "the next model is not finite"}
     commands = engine(ev.ResumeAsked())
     assert engine.is_in(Phase.AGGREGATING)
-    assert commands_in(commands, ev.Aggregate) == [ev.Aggregate(into=1, round_id=1)]
+    assert commands_in(commands, cmd.Aggregate) == [cmd.Aggregate(into=1, round_id=1)]
     engine.write()
     assert engine.machine.version == 1
 
@@ -111,9 +112,9 @@ def test_resume_void_throws_the_updates_away_and_abandons_the_round() -> None:
     engine(ev.AggregationFailed(detail="not finite"), after_s=5.0)
     commands = engine(ev.ResumeAsked(void=True), after_s=100.0)
     assert rows(commands)[:2] == [rec.VoidRecord(into=1), rec.AbandonRecord(round_id=1)]
-    assert ev.Forget(into=1) in commands
-    assert [each.lease for each in commands_in(commands, ev.DropUpload)] == voided
-    (ended,) = commands_in(commands, ev.RoundEnded)
+    assert cmd.Forget(into=1) in commands
+    assert [each.lease for each in commands_in(commands, cmd.DropUpload)] == voided
+    (ended,) = commands_in(commands, cmd.RoundEnded)
     assert (ended.outcome, ended.seconds) == (RoundOutcome.ABANDONED, 5.0)
     assert engine.machine.tally.n_voided == 4
     assert engine.is_in(Phase.WAITING)
@@ -167,8 +168,8 @@ def test_version_that_comes_while_paused_counts_and_nothing_is_given_out() -> No
     engine(ev.PauseAsked())
     commands = engine.write()
     assert engine.machine.version == 1
-    assert commands_in(commands, ev.RoundEnded)
-    assert not commands_in(commands, ev.Assign)
+    assert commands_in(commands, cmd.RoundEnded)
+    assert not commands_in(commands, cmd.Assign)
     resumed = engine(ev.ResumeAsked())
     assert engine.is_in(Phase.REPORTING)
-    assert len(commands_in(resumed, ev.Assign)) == 3
+    assert len(commands_in(resumed, cmd.Assign)) == 3

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.config import Settings
@@ -38,11 +39,11 @@ class World:
         self.rng, self.settings, self.is_lagging = Random(seed), settings, is_lagging
         self.now = 0.0
         self.durable: list[rec.Record] = []
-        self.waiting: list[ev.Journal | ev.Assign | ev.SendReceipt] = []
+        self.waiting: list[cmd.Journal | cmd.Assign | cmd.SendReceipt] = []
         self.told: dict[str, Outcome] = {}  # lease -> final outcome that its device knows
         self.held: dict[str, set[str]] = {device: set() for device in DEVICES}
         self.taken: list[str] = []  # uploads on their way
-        self.making: ev.Aggregate | None = None
+        self.making: cmd.Aggregate | None = None
         self.publishing: int | None = None
         self.n_lives = 0
         self.snapshots: dict[int, Any] = {}
@@ -77,39 +78,39 @@ class World:
 
     def snapshot(self) -> None:
         """Remember what the books say once every row decided so far is durable."""
-        n_rows = len(self.durable) + sum(isinstance(each, ev.Journal) for each in self.waiting)
+        n_rows = len(self.durable) + sum(isinstance(each, cmd.Journal) for each in self.waiting)
         self.snapshots[n_rows] = books(self.machine)
 
-    def take(self, commands: list[ev.Command]) -> None:
+    def take(self, commands: list[cmd.Command]) -> None:
         """Carry out commands, or let them wait for their row, or for every row before them."""
         for command in commands:
             match command:
-                case ev.Journal() | ev.Assign():
+                case cmd.Journal() | cmd.Assign():
                     self.waiting.append(command)
-                case ev.SendReceipt(outcome=outcome) if outcome.is_final:
+                case cmd.SendReceipt(outcome=outcome) if outcome.is_final:
                     self.waiting.append(command)
                 case _:
                     self.execute((command,))
 
-    def execute(self, commands: tuple[ev.Command, ...]) -> None:
+    def execute(self, commands: tuple[cmd.Command, ...]) -> None:
         """Carry out commands whose rows are durable."""
         for command in commands:
             match command:
-                case ev.Assign(lease=lease, device=device):
+                case cmd.Assign(lease=lease, device=device):
                     assert any(isinstance(row, rec.LeaseRecord) and row.lease == lease for row in self.durable)
                     self.held[device].add(lease)
-                case ev.SendReceipt(lease=lease, outcome=outcome) if outcome.is_final:
+                case cmd.SendReceipt(lease=lease, outcome=outcome) if outcome.is_final:
                     self.hear(lease, outcome)
-                case ev.Cancel(lease=lease):
+                case cmd.Cancel(lease=lease):
                     self.hear(lease, Outcome.CANCELLED)
-                case ev.TakeUpload(lease=lease):
+                case cmd.TakeUpload(lease=lease):
                     self.taken.append(lease)
-                case ev.Aggregate():
+                case cmd.Aggregate():
                     assert self.making is None
                     self.making = command
-                case ev.PublishModel(version=version):
+                case cmd.PublishModel(version=version):
                     self.publishing = version
-                case ev.Finish():
+                case cmd.Finish():
                     self.is_ended = True
                 case _:
                     pass
@@ -125,9 +126,9 @@ class World:
         """The journal catches up by so many rows."""
         for _ in range(min(n, len(self.waiting))):
             each = self.waiting.pop(0)
-            if isinstance(each, ev.Journal):
+            if isinstance(each, cmd.Journal):
                 self.durable.append(each.record)
-            self.execute(each.then if isinstance(each, ev.Journal) else (each,))
+            self.execute(each.then if isinstance(each, cmd.Journal) else (each,))
 
     # everybody else
 

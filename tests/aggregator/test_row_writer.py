@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.journal import Journal, read_journal
 from aggregator.records import Record, RoundRecord
@@ -19,8 +20,8 @@ from tests.aggregator.builders import lease_name
 
 pytestmark = pytest.mark.virtual_time
 
-ASSIGN = ev.Assign(lease=lease_name(1), device="d1", seconds_left=60.0)
-RECEIPT = ev.SendReceipt(lease=lease_name(1), device="d1", outcome=Outcome.ACCEPTED, repeat=True)
+ASSIGN = cmd.Assign(lease=lease_name(1), device="d1", seconds_left=60.0)
+RECEIPT = cmd.SendReceipt(lease=lease_name(1), device="d1", outcome=Outcome.ACCEPTED, repeat=True)
 
 
 class FullDisk(Journal):
@@ -44,10 +45,10 @@ class Desk:
     def __init__(self, journal: FullDisk) -> None:
         self.journal = journal
         self.told: list[ev.Event] = []
-        self.done: list[tuple[ev.Command, int]] = []
+        self.done: list[tuple[cmd.Command, int]] = []
         self.writer = RowWriter(journal, tell=self.told.append, execute=self.execute)
 
-    def execute(self, command: ev.Command) -> None:
+    def execute(self, command: cmd.Command) -> None:
         """Note what is durable at this moment."""
         self.done.append((command, len(self.rows)))
 
@@ -71,28 +72,28 @@ async def working(folder: Path) -> AsyncIterator[Desk]:
         await journal.close()
 
 
-def a_row(round_id: int, *then: ev.Command) -> ev.Journal:
+def a_row(round_id: int, *then: cmd.Command) -> cmd.Journal:
     """Return a row, and what waits for it."""
-    return ev.Journal(record=RoundRecord(round_id=round_id, into=1), then=then)
+    return cmd.Journal(record=RoundRecord(round_id=round_id, into=1), then=then)
 
 
 async def test_what_waits_for_a_row_is_done_when_it_is_durable(tmp_path: Path) -> None:
     """Not before, and in order."""
     async with working(tmp_path) as desk:
-        assert desk.writer.put(a_row(1, ASSIGN, ev.PublishRound()))
+        assert desk.writer.put(a_row(1, ASSIGN, cmd.PublishRound()))
         assert desk.done == []
         await asyncio.sleep(1.0)
-    assert desk.done == [(ASSIGN, 1), (ev.PublishRound(), 1)]
+    assert desk.done == [(ASSIGN, 1), (cmd.PublishRound(), 1)]
 
 
 async def test_rows_that_wait_share_a_commit(tmp_path: Path) -> None:
     """A hundred decisions of one moment: one batch, in their order."""
     async with working(tmp_path) as desk:
         for i in range(100):
-            desk.writer.put(a_row(i, ev.PublishModel(version=i)))
+            desk.writer.put(a_row(i, cmd.PublishModel(version=i)))
         await asyncio.sleep(0.03)
         assert len(desk.done) == 100
-    assert [command for command, _ in desk.done] == [ev.PublishModel(version=i) for i in range(100)]
+    assert [command for command, _ in desk.done] == [cmd.PublishModel(version=i) for i in range(100)]
     assert {n for _, n in desk.done} == {100}
 
 
@@ -119,10 +120,10 @@ async def test_word_alone_is_said_at_once(tmp_path: Path) -> None:
 
 async def test_what_needs_no_row_is_given_back(tmp_path: Path) -> None:
     """Whoever asked carries it out: not final, or about no lease."""
-    busy = ev.SendReceipt(lease=lease_name(1), device="d1", outcome=Outcome.BUSY)
-    come_back = ev.ComeBack(device="d1", reason=Reason.NOT_DRAWN, retry_s=RetryWindow(min=1, max=2))
+    busy = cmd.SendReceipt(lease=lease_name(1), device="d1", outcome=Outcome.BUSY)
+    come_back = cmd.ComeBack(device="d1", reason=Reason.NOT_DRAWN, retry_s=RetryWindow(min=1, max=2))
     async with working(tmp_path) as desk:
-        for command in (busy, come_back, ev.PublishRound(), ev.TakeUpload(lease=lease_name(1))):
+        for command in (busy, come_back, cmd.PublishRound(), cmd.TakeUpload(lease=lease_name(1))):
             assert not desk.writer.put(command)
 
 

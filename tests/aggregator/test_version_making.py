@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.aggregation import Aggregation
 from aggregator.evaluation import Evaluator
@@ -93,12 +94,12 @@ class Workshop:
             row = replace(a_lease(int(record.lease, 16), record.device), base_version=record.base_version)
             self.leases.issue(row, now=0.0, expires_at=1.0)
             self.tally.enter(record)
-            self.versions.put(ev.Fold(record=record))
+            self.versions.put(cmd.Fold(record=record))
 
     async def make(self, into: int = 1) -> list[ev.Event]:
         """Ask for a version; returns what was told."""
         self.told.clear()
-        self.versions.put(ev.Aggregate(into=into, round_id=into))
+        self.versions.put(cmd.Aggregate(into=into, round_id=into))
         await asyncio.sleep(1.0)
         return list(self.told)
 
@@ -199,7 +200,7 @@ async def test_voided_updates_are_forgotten_in_order(tmp_path: Path) -> None:
     """Fold, forget, fold: only what came after counts."""
     async with working(Workshop(tmp_path)) as workshop:
         workshop.accept(*two_updates())
-        workshop.versions.put(ev.Forget(into=workshop.tally.version + 1))
+        workshop.versions.put(cmd.Forget(into=workshop.tally.version + 1))
         workshop.tally.void()
         workshop.accept(an_accept(np.full(N_PARAMS, 7, np.float32), number=9))
         await workshop.make()

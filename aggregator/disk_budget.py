@@ -1,0 +1,44 @@
+"""How many more leases the disk can bear.
+
+A lease is a promise to take an update of `max_bytes`, and an offer under a lease is never refused for disk: so the
+budget limits leases. It counts outstanding and expired leases x `max_bytes` and the files of accepted updates against
+what the disk has for updates once the versions have their place.
+
+Not here: looking at the disk (`upkeep.py`), and what happens when it is full all the same (`round_machine.py`).
+"""
+
+from aggregator.leases import LeaseBook
+from aggregator.tally import Tally
+
+__all__ = ["DiskBudget"]
+
+
+class DiskBudget:
+    """Counts in the engine's own books.
+
+    Args:
+        leases, tally: read only.
+        max_bytes: of one update.
+    """
+
+    def __init__(self, leases: LeaseBook, tally: Tally, max_bytes: int) -> None:
+        self._leases, self._tally, self.max_bytes = leases, tally, max_bytes
+        self.for_updates: int | None = None
+        """Bytes that updates may take in all, those that are there included; None: the disk was not looked at yet."""
+
+    @property
+    def promised(self) -> int:
+        """Bytes that updates take, or may take under the leases that are not final."""
+        open_leases = sum(lease.record.max_bytes for lease in self._leases.open())
+        return open_leases + sum(record.size for record in self._tally.accepted())
+
+    def n_leases(self, wanted: int) -> int:
+        """Return how many of so many leases can be given now, 0 if none can."""
+        if self.for_updates is None:
+            return wanted
+        return max(0, min(wanted, (self.for_updates - self.promised) // self.max_bytes))
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether not even one more lease can be given."""
+        return self.n_leases(1) == 0
