@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench compose constraints
+.PHONY: help demo test check bench torture compose constraints
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ check: .venv/ready ## ruff and mypy
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-bench: .venv/ready ## the benchmarks
-	@if [ -e bench/__main__.py ]; then exec $(PY) -m bench; else echo "There is no benchmark in bench/ yet."; fi
+bench: .venv/ready ## a round's time, CPU and memory, beside Flower's and the bare pipe's; half an hour
+	@$(PY) -m bench
+
+torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped
+	@$(PY) -m simulator torture
 
 compose: ## the digits run in containers, to its last round; the result is the aggregator's
 	@scripts/compose.sh

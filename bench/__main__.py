@@ -64,7 +64,7 @@ def main(
     Exit codes: 0 measured, 1 a contender failed, 2 the command line or this machine will not do, 130 interrupted.
     """
     set_up_logs("warning")
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     results: dict[Case, dict[ContenderName, list[Turn]]] = {}
     begun, code = datetime.now(UTC), 0
 
@@ -89,12 +89,9 @@ def main(
         if find_mosquitto() is None:
             raise ConfigError("there is no mosquitto on this machine", hint="Debian, Ubuntu: apt install mosquitto")
         asyncio.run(measure())
-    except ConfigError as error:
-        errors.print(str(error), markup=False)
-        raise typer.Exit(error.exit_code) from error
     except FederationError as error:
-        errors.print(str(error), markup=False)
-        code = 1
+        errors.print(str(error))
+        code = error.exit_code if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         errors.print("interrupted; every process has ended")
         code = 130
@@ -106,7 +103,7 @@ def main(
         else:
             _show(report)
         if save:
-            errors.print(f"saved: {report.save(RESULTS)} and .json", markup=False)
+            errors.print(f"saved: {report.save(RESULTS)} and .json")
     raise typer.Exit(code)
 
 

@@ -57,8 +57,8 @@ class Ours:
                 log = folder / f"{name}.log"
                 process = child_process(name, module, arguments, log=log, environment=environment(setting))
                 children.append(await stack.enter_async_context(process))
-            aggregator = children[0]
-            meter = Meter(setting, server=aggregator.pid, broker=broker.pid, say=say)
+            server, *clients = [child.pid for child in children]
+            meter = Meter(setting, server=server, broker=broker.pid, clients=clients, say=say)
             await while_all_run(children, _follow(broker.url, setting, meter))
             await until_all_left(children)
         _check(folder / RUN, setting)

@@ -8,6 +8,7 @@ Pure. Not here: measuring (`turn.py`), what was measured where (`report.py`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Final, TypeAlias
 
@@ -41,6 +42,10 @@ class Spread:
         """Return the spread of at least one value."""
         return cls(median=median(values), least=min(values), most=max(values))
 
+    def times(self, factor: float) -> "Spread":
+        """Return it in another unit."""
+        return Spread(median=factor * self.median, least=factor * self.least, most=factor * self.most)
+
     def __str__(self) -> str:
         if self.least == self.most:
             return _short(self.median)
@@ -54,29 +59,30 @@ def round_s(turn: Turn) -> float:
 
 def cpu_ms(turn: Turn, case: Case) -> float:
     """Return the CPU that one update costs server and broker, in milliseconds."""
-    return 1e3 * (turn.server_cpu_s + turn.broker_cpu_s) / (len(turn.round_s) * case.n_devices)
+    return _per_update_ms(turn.server_cpu_s + turn.broker_cpu_s, turn, case)
 
 
-def ratios(ours: Sequence[Turn], theirs: Sequence[Turn], measure: Callable[[Turn], float]) -> Spread:
-    """Return measure(theirs) / measure(ours), turn by turn: over 1, ours needs less.
+def ratios(ours: Sequence[Turn], theirs: Sequence[Turn], measure: Callable[[Turn], float]) -> Spread | None:
+    """Return measure(theirs) / measure(ours), turn by turn: over 1, ours needs less. None: there is nothing to compare.
 
     Example:
         Ours needed 1 s and 2 s, they 3 s and 4 s: 3 and 2, so 2.5 (2–3).
     """
-    return Spread.of([measure(their) / measure(our) for our, their in zip(ours, theirs, strict=False)])
+    quotients = [measure(their) / measure(our) for our, their in zip(ours, theirs, strict=False)]
+    return Spread.of(quotients) if quotients else None
 
 
 def values_table(results: Results) -> list[list[str]]:
     """Return what everybody needed: the head, then a row for each case and contender."""
-    head = ["devices x model", "", "s a round", "MB/s", "CPU ms an update", "of it broker"]
+    head = ["devices x model", "", "s a round", "MB/s", "CPU ms an update", "of it broker", "devices beside it"]
     head += ["peak RSS MiB, server", "broker", "loop lag p99 ms"]
     rows = [head]
     for case, turns_of in results.items():
         for name, turns in turns_of.items():
             seconds = Spread.of([round_s(turn) for turn in turns])
-            broker_ms = median([1e3 * turn.broker_cpu_s / (len(turn.round_s) * case.n_devices) for turn in turns])
             lags = [turn.loop_lag_ms for turn in turns if turn.loop_lag_ms is not None]
-            has_broker = any(turn.broker_rss for turn in turns)
+            broker_ms = [_per_update_ms(turn.broker_cpu_s, turn, case) for turn in turns if turn.broker_rss]
+            broker_rss = max(turn.broker_rss for turn in turns)
             rows.append(
                 [
                     str(case),
@@ -84,9 +90,10 @@ def values_table(results: Results) -> list[list[str]]:
                     str(seconds),
                     _short(case.moved_bytes / seconds.median / 1e6),
                     str(Spread.of([cpu_ms(turn, case) for turn in turns])),
-                    _short(broker_ms) if has_broker else _NONE,
+                    _short(median(broker_ms)) if broker_ms else _NONE,
+                    _short(median([_per_update_ms(turn.clients_cpu_s, turn, case) for turn in turns])),
                     _short(max(turn.server_rss for turn in turns) / MIB),
-                    _short(max(turn.broker_rss for turn in turns) / MIB) if has_broker else _NONE,
+                    _short(broker_rss / MIB) if broker_rss else _NONE,
                     _short(max(lags)) if lags else _NONE,
                 ]
             )
@@ -96,26 +103,21 @@ def values_table(results: Results) -> list[list[str]]:
 def ratios_table(results: Results) -> list[list[str]]:
     """Return how ours compares: the head, then a row for each case in which ours took part; [] when it never did."""
     head = ["devices x model", "Flower's time / ours", "Flower's CPU / ours", "the same without our digests"]
-    head += ["Flower's memory / ours and broker", "speed of the pipe that ours has"]
+    head += ["Flower's memory / ours and broker", "ours in % of the pipe's speed"]
     rows = [head]
     for case, turns_of in results.items():
-        ours, bare = turns_of.get("ours", ()), turns_of.get("undigested", ())
-        flower, pipe = turns_of.get("flower", ()), turns_of.get("pipe", ())
-
-        def cpu(turn: Turn, case: Case = case) -> float:
-            return cpu_ms(turn, case)
-
-        share = ratios(ours, pipe, round_s) if ours and pipe else None
-        row = [
-            str(ratios(ours, flower, round_s)) if ours and flower else _NONE,
-            str(ratios(ours, flower, cpu)) if ours and flower else _NONE,
-            str(ratios(bare, flower, cpu)) if bare and flower else _NONE,
-            str(ratios(ours, flower, _memory)) if ours and flower else _NONE,
-            f"{100 * share.median:.0f} % ({100 * share.least:.0f}–{100 * share.most:.0f})" if share else _NONE,
-        ]
-        if any(cell != _NONE for cell in row):
-            rows.append([str(case), *row])
+        cpu = partial(cpu_ms, case=case)
+        ours, bare, flower, pipe = (turns_of.get(name, ()) for name in ("ours", "undigested", "flower", "pipe"))
+        share = ratios(ours, pipe, round_s)
+        found = [ratios(ours, flower, round_s), ratios(ours, flower, cpu), ratios(bare, flower, cpu)]
+        found += [ratios(ours, flower, _memory), share and share.times(100)]
+        if any(found):
+            rows.append([str(case), *(str(each) if each else _NONE for each in found)])
     return rows if len(rows) > 1 else []
+
+
+def _per_update_ms(cpu_s: float, turn: Turn, case: Case) -> float:
+    return 1e3 * cpu_s / (len(turn.round_s) * case.n_devices)
 
 
 def _memory(turn: Turn) -> float:
@@ -124,8 +126,4 @@ def _memory(turn: Turn) -> float:
 
 def _short(value: float) -> str:
     """Return three digits, or all before the point."""
-    if value == 0:
-        return "0"
-    digits = 3
-    text = f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
-    return text
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -6,7 +6,7 @@ at the first and at the last of them that count.
 Not here: what a contender is made of (`ours.py`, `flower/`, `pipe/`), and how turns are compared (`table.py`).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +62,7 @@ class Turn:
         round_s: seconds of each round that counts.
         server_cpu_s: of the server's process and its children, over those rounds.
         broker_cpu_s: the same of the broker; 0 where there is none.
+        clients_cpu_s: the same of all clients' processes.
         server_rss: bytes, most that the server's process ever had.
         broker_rss: the same of the broker; 0 where there is none.
         loop_lag_ms: p99 of how late the server's event loop was while it received; None: it does not say.
@@ -70,6 +71,7 @@ class Turn:
     round_s: tuple[float, ...]
     server_cpu_s: float
     broker_cpu_s: float
+    clients_cpu_s: float
     server_rss: int
     broker_rss: int
     loop_lag_ms: float | None = None
@@ -95,15 +97,16 @@ class Meter:
         setting: of the turn.
         server: pid of the server.
         broker: pid of the broker, None: there is none.
+        clients: pids of the clients' processes.
         say: is told of every round.
     """
 
-    def __init__(self, setting: Setting, *, server: int, broker: int | None, say: Say) -> None:
-        self._n_rounds = setting.n_rounds
-        self._pids = (server, broker)
+    def __init__(self, setting: Setting, *, server: int, broker: int | None, clients: Sequence[int], say: Say) -> None:
+        self._n_measured, self._n_in_all = setting.n_rounds, setting.n_rounds_in_all
+        self._server, self._broker, self._clients = server, broker, clients
         self._say = say
         self._ends: list[float] = []
-        self._cpu_s = (0.0, 0.0)
+        self._before = self._after = _Cpu()
         self._rss = (0, 0)
 
     def round_ended(self, at_s: float) -> None:
@@ -115,28 +118,38 @@ class Meter:
         self._ends.append(at_s)
         n_ended = len(self._ends)
         if n_ended == 1:
-            self._cpu_s = self._cpu()
-        elif n_ended == self._n_rounds + 1:
-            before = self._cpu_s
-            server, broker = self._cpu()
-            self._cpu_s = (server - before[0], broker - before[1])
-            server_pid, broker_pid = self._pids
-            self._rss = (peak_rss_bytes(server_pid), peak_rss_bytes(broker_pid) if broker_pid else 0)
+            self._before = self._cpu()
+        elif n_ended == self._n_measured + 1:
+            self._after = self._cpu()
+            self._rss = (peak_rss_bytes(self._server), peak_rss_bytes(self._broker) if self._broker else 0)
         if n_ended > 1:
-            self._say(f"round {n_ended} of {self._n_rounds + UNMEASURED}, {at_s - self._ends[-2]:.2f} s")
+            self._say(f"round {n_ended} of {self._n_in_all}, {at_s - self._ends[-2]:.2f} s")
 
     def result(self, loop_lag_ms: float | None = None) -> Turn:
-        """Return the turn, after its last round."""
-        ends = self._ends[: self._n_rounds + 1]
+        """Return the turn, once the rounds that count have ended."""
+        before, after = self._before, self._after
         return Turn(
-            round_s=tuple(end - begin for begin, end in pairwise(ends)),
-            server_cpu_s=self._cpu_s[0],
-            broker_cpu_s=self._cpu_s[1],
+            round_s=tuple(end - begin for begin, end in pairwise(self._ends[: self._n_measured + 1])),
+            server_cpu_s=after.server - before.server,
+            broker_cpu_s=after.broker - before.broker,
+            clients_cpu_s=after.clients - before.clients,
             server_rss=self._rss[0],
             broker_rss=self._rss[1],
             loop_lag_ms=loop_lag_ms,
         )
 
-    def _cpu(self) -> tuple[float, float]:
-        server, broker = self._pids
-        return cpu_seconds(server), cpu_seconds(broker) if broker else 0.0
+    def _cpu(self) -> "_Cpu":
+        return _Cpu(
+            server=cpu_seconds(self._server),
+            broker=cpu_seconds(self._broker) if self._broker else 0.0,
+            clients=sum(map(cpu_seconds, self._clients)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cpu:
+    """Seconds, since each of them began."""
+
+    server: float = 0.0
+    broker: float = 0.0
+    clients: float = 0.0

@@ -4,7 +4,6 @@ Not here: what a turn is (`turn.py`), what becomes of the figures (`table.py`, `
 """
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -77,7 +76,6 @@ def _titled(live: Say, title: str, line: str) -> None:
 
 async def _one(plan: Plan, case: Case, contender: Contender, live: Say) -> Turn:
     live("starting")
-    await asyncio.to_thread(os.sync)  # what the turn before has left to write is not this one's
     place = Path(tempfile.mkdtemp(prefix=f"{case}-{contender.name}-", dir=plan.folder))
     setting = Setting(case=case, n_rounds=plan.n_rounds, n_processes=plan.n_processes, folder=place)
     turn = await contender.turn(setting, live)

@@ -54,7 +54,8 @@ class Flower:
             children = [server]
             for number, share in enumerate(setting.shares()):
                 children.append(await start(f"flower-clients-{number}", "bench.flower.clients", address, len(share)))
-            meter = Meter(setting, server=server.pid, broker=None, say=say)
+            clients = [child.pid for child in children[1:]]
+            meter = Meter(setting, server=server.pid, broker=None, clients=clients, say=say)
             rounds = follow_rounds(server.log, setting.n_rounds + 1, meter.round_ended, limit_s=ROUND_LIMIT_S)
             await while_all_run(children, rounds)
             await until_all_left(children)

@@ -31,7 +31,8 @@ class Pipe:
             children = [server]
             for number, share in enumerate(setting.shares()):
                 children.append(await start(f"pipe-clients-{number}", "bench.pipe.clients", len(share)))
-            meter = Meter(setting, server=server.pid, broker=broker.pid, say=say)
+            clients = [child.pid for child in children[1:]]
+            meter = Meter(setting, server=server.pid, broker=broker.pid, clients=clients, say=say)
             rounds = follow_rounds(server.log, setting.n_rounds + 1, meter.round_ended, limit_s=ROUND_LIMIT_S)
             await while_all_run(children, rounds)
             await until_all_left(children)
