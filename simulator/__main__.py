@@ -20,12 +20,18 @@ from shared.errors import ConfigError, FederationError
 from shared.logs import LogLevel, set_up_logs
 from simulator.rehearsal import Rehearsal
 from simulator.scenario import Scenario, dotted
+from simulator.schedule_command import schedules
 from simulator.summary import Summary
+from simulator.torture_command import torture
 from simulator.view import View
 
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
+
+
+app.command()(torture)
+app.command()(schedules)
 
 
 @app.callback()

@@ -122,11 +122,12 @@ def survivors(folder: Path, durable: Durable, rng: Random | None, durable_files:
             if entry.is_folder:
                 visit(below, is_now)
                 continue
+            synced = durable.contents.get(entry.inode, b"")
             written = (folder / below).read_bytes() if is_now else _elsewhere(folder / path, entry, now)
-            if rng is None or below in durable_files:
-                files[below] = written
+            if written is None:
+                files[below] = synced
             else:
-                files[below] = mixed(durable.contents.get(entry.inode, b""), written, rng)
+                files[below] = written if rng is None or below in durable_files else mixed(synced, written, rng)
 
     visit("", True)
     return Image(tuple(folders), files)
@@ -173,10 +174,10 @@ def _names_left(old: Listing, now: Listing, rng: Random, path: str, durable_file
     return kept
 
 
-def _elsewhere(folder: Path, entry: Entry, now: Listing) -> bytes:
-    """Return what a file holds whose old name is back: it may have another one now, or none."""
+def _elsewhere(folder: Path, entry: Entry, now: Listing) -> bytes | None:
+    """Return what a file holds whose old name is back and that has another one now; None: it was deleted."""
     name = next((name for name, other in now.items() if other == entry), None)
-    return b"" if name is None else (folder / name).read_bytes()
+    return None if name is None else (folder / name).read_bytes()
 
 
 def _empty(folder: Path) -> None:

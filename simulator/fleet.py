@@ -84,6 +84,7 @@ class Fleet:
         late: probability that a piece of blocking work takes much longer (`InlineBlocking`).
         show: is shown what each service publishes: its name, topic and payload.
         show_death: is shown who has died, and what is left on the disk.
+        on_error: is told of a service that ends with an error; returns whether the fleet goes on without it.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Fleet:
         late: float = 0.0,
         show: Callable[[str, str, bytes], None] | None = None,
         show_death: Callable[[str, Image], None] | None = None,
+        on_error: Callable[[str, Exception], bool] = lambda name, error: False,
     ) -> None:
         self.settings = settings
         self.broker = SimulatedBroker(seed=seed, faults=faults)
@@ -106,7 +108,7 @@ class Fleet:
         self._task = task
         self._edge = (edge or EdgeSettings()).model_copy(update={"fleet": settings.fleet, "folder": folder})
         self._seed, self._disk, self._late, self._show = seed, disk, late, show
-        self._show_death = show_death
+        self._show_death, self._on_error = show_death, on_error
         self._n_lives = 0
         self._devices: dict[str, _Device] = {}
         self._alive: dict[str, _Life] = {}
@@ -122,7 +124,7 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name in list(self._alive):
-            await self.kill(name)
+            await self._bury(name, None)
         await self._group.__aexit__(kind, error, trace)
 
     def start_aggregator(self, settings: Settings | None = None, *, task: Task | None = None) -> None:
@@ -270,9 +272,9 @@ class Fleet:
     async def _live(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]], blocking: InlineBlocking) -> None:
         try:
             result = await run()
-        except BaseException:
-            if blocking.is_closed:  # it is dead: nobody hears its last words
-                return
+        except BaseException as error:
+            if blocking.is_closed or (isinstance(error, Exception) and self._on_error(name, error)):
+                return  # it is dead: nobody hears its last words
             raise
         if name == AGGREGATOR:
             self._result.set_result(result)

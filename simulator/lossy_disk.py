@@ -12,6 +12,7 @@ Not here: who dies when (`schedules.py`), what a power cut leaves of files and f
 calls are not seen: a commit counts as durable once it has returned, and one that is cut leaves its log torn.
 """
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -173,6 +174,9 @@ class Machine:
         """Calls so far, over all lives."""
         self.is_full = False
         """Whether it takes no more: whatever would make more of it durable fails."""
+        self.keeps_book = True
+        """Whether it remembers what is durable: only who is never asked what a power cut leaves may do without."""
+        self._awaited: list[tuple[Step, int, asyncio.Future[None]]] = []
         self._databases: set[str] = set()
         self._durable = Durable()
         self._dies: tuple[Death, Callable[[Image], None]] | None = None
@@ -196,6 +200,13 @@ class Machine:
         self.connections.append(connection)
         name = path.relative_to(self.folder).as_posix()
         self._databases |= {name, f"{name}-wal"}
+
+    async def reached(self, step: Step, n: int) -> None:
+        """Wait until so many calls of a kind were made, over all lives."""
+        if self.n_steps[step] < n:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._awaited.append((step, n, reached))
+            await reached
 
     def image(self, rng: Random | None) -> Image:
         """Return what is on the disk; with a source of chance: what a power cut leaves of it."""
@@ -224,6 +235,10 @@ class Machine:
             OSError: the disk is full.
         """
         self.n_steps[step] += 1
+        for awaited in [each for each in self._awaited if each[0] is step and each[1] <= self.n_steps[step]]:
+            self._awaited.remove(awaited)
+            if not awaited[2].done():
+                awaited[2].set_result(None)
         if self.is_full and step in _TAKES_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._dies is not None and self._dies[0].step in (None, step):
@@ -274,6 +289,8 @@ class Machine:
 
     def synced(self, descriptor: int) -> None:
         """What a descriptor stands for was synchronised; nothing if it is not of this machine."""
+        if not self.keeps_book:
+            return
         status = os.fstat(descriptor)
         path = self._path_of(status.st_ino) if stat.S_ISDIR(status.st_mode) else ""
         if path is None:

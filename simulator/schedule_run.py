@@ -21,7 +21,7 @@ from aggregator.journal import read_journal
 from edge_client.config import EdgeSettings, TimerSettings
 from shared.blocking import Lane
 from shared.codecs import codec_named
-from shared.errors import leaf_of
+from shared.errors import ConfigError, leaf_of
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import DelayRange
 from simulator.lossy_disk import LossyDisk, Machine, Step
@@ -39,8 +39,8 @@ CALL_WITHIN_S = 20.0
 SHARED_MEMORY = Path("/dev/shm")
 BROKER = "broker"
 DELAYS: Mapping[Lane, DelayRange] = {Lane.TRAINING: (0.05, 1.0)}
-FULL_DISK_LOGS = frozenset({"journal_failed", "disk_failed", "outbox_not_durable", "local_state_not_kept"})
-"""What a full disk may say at level error; nothing else may."""
+NO_ROOM = ("No space left", "disk is full")
+"""What an error may say when a disk is full; nobody may log any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +62,35 @@ class Verdict:
     virtual_s: float = 0.0
 
 
-def carry_out(schedule: Schedule, *, say: Callable[[str], None] = lambda line: None, is_honest: bool = True) -> Verdict:
+def carry_out(
+    schedule: Schedule,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    tells_messages: bool = False,
+    is_honest: bool = True,
+) -> Verdict:
     """Carry a schedule out; leaves nothing behind.
 
     Args:
         schedule: what happens.
         say: takes lines for people while it happens.
+        tells_messages: whether each message is among them.
         is_honest: False: no disk keeps what it says that it has synchronised.
     """
     shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="fedmq-schedule-", dir=shared))
     try:
-        return _Run(schedule, folder, say, is_honest).carry_out()
+        return _Run(schedule, folder, say, tells_messages=tells_messages, is_honest=is_honest).carry_out()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Run:
-    def __init__(self, schedule: Schedule, folder: Path, say: Callable[[str], None], is_honest: bool) -> None:
-        self._schedule, self._folder, self._tell, self._is_honest = schedule, folder, say, is_honest
+    def __init__(
+        self, schedule: Schedule, folder: Path, say: Callable[[str], None], *, tells_messages: bool, is_honest: bool
+    ) -> None:
+        self._schedule, self._folder, self._tell = schedule, folder, say
+        self._tells_messages, self._is_honest = tells_messages, is_honest
         self._settings = Settings.model_validate(
             {
                 "task": "simulator.schedule_task:DrawnTask",
@@ -93,6 +103,7 @@ class _Run:
         self._task = DrawnTask(schedule.n_params, codec_named(self._settings.training.codec))
         self._witness = Witness(self._task, self._say)
         self._is_full = False
+        self._refused: list[str] = []
         self._grave: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._n_crashes = self._n_accepted = 0
@@ -135,10 +146,15 @@ class _Run:
             edge=edge,
             disk=disk,
             late=schedule.late,
-            show=self._witness.show,
+            show=self._show,
             show_death=self._witness.died,
+            on_error=self._has_no_room,
         ) as fleet:
             self._witness.aggregator = fleet.machine(AGGREGATOR)
+            for name in (AGGREGATOR, *schedule.links):
+                self._machine(fleet, name).keeps_book = any(
+                    crash.victim == name and crash.is_power_cut for crash in schedule.crashes
+                )
             fleet.start_aggregator()
             for device, link in schedule.links.items():
                 fleet.add(device, link=link, delays=DELAYS)
@@ -154,13 +170,8 @@ class _Run:
         self._n_accepted = result.counts["accepted"]
         await self._witness.judge(settings, result, records, self._folder / "replay")
 
-    async def _reach(self, fleet: Fleet, n_commits: int) -> None:
-        """Wait until the journal has had so many commits."""
-        steps = self._machine(fleet, AGGREGATOR).n_steps
-        await fleet.until(lambda: steps[Step.COMMIT] >= n_commits)
-
     async def _crash(self, fleet: Fleet, crash: Crash) -> None:
-        await self._reach(fleet, crash.after_commits)
+        await self._machine(fleet, AGGREGATOR).reached(Step.COMMIT, crash.after_commits)
         await asyncio.sleep(crash.delay_s)
         if crash.victim == BROKER:
             self._n_crashes += 1
@@ -189,7 +200,7 @@ class _Run:
                 fleet.start(crash.victim)
 
     async def _fill(self, fleet: Fleet, full: FullDisk) -> None:
-        await self._reach(fleet, full.after_commits)
+        await self._machine(fleet, AGGREGATOR).reached(Step.COMMIT, full.after_commits)
         machine = self._machine(fleet, full.victim)
         self._witness.forgetful.add(full.victim)
         self._is_full = machine.is_full = True
@@ -197,11 +208,27 @@ class _Run:
         await asyncio.sleep(full.lasts_s)
         machine.is_full = False
         self._say(f"{full.victim}'s disk has room again")
+        while self._refused:
+            name = self._refused.pop()
+            fleet.start_aggregator() if name == AGGREGATOR else fleet.start(name)
+
+    def _has_no_room(self, name: str, error: Exception) -> bool:
+        """A service may refuse to start on a full disk, if it says so; whoever runs it tries again."""
+        if not (isinstance(error, ConfigError) and self._is_full and any(words in str(error) for words in NO_ROOM)):
+            return False
+        self._say(f"{name} ends: {error}")
+        self._refused.append(name)
+        return True
 
     def _machine(self, fleet: Fleet, name: str) -> Machine:
         machine = fleet.machine(name)
         assert machine is not None
         return machine
+
+    def _show(self, name: str, topic: str, payload: bytes) -> None:
+        if self._tells_messages:
+            self._say(f"{name} publishes {topic}, {len(payload)} bytes")
+        self._witness.show(name, topic, payload)
 
     def _say(self, line: str) -> None:
         self._tell(line if self._loop is None else f"{self._loop.time():10.3f} s  {line}")
@@ -209,6 +236,6 @@ class _Run:
     def _on_log(self, logger: object, level: str, event: MutableMapping[str, Any]) -> str:
         """See what services log at level error: they may not, unless a disk is full."""
         name = str(event.get("event"))
-        if not (self._is_full and name in FULL_DISK_LOGS):
+        if not (self._is_full and any(words in str(event) for words in NO_ROOM)):
             self._witness.note(f"log: {name} { ({k: v for k, v in event.items() if k not in ('event', 'exc_info')}) }")
         return ""

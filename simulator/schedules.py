@@ -18,10 +18,10 @@ from simulator.lossy_disk import Death, Step
 __all__ = ["Crash", "FullDisk", "Schedule"]
 
 ROUNDS = 5
-LEAST_DEVICES, MOST_DEVICES = 8, 12
+N_DEVICES = (8, 8, 8, 9, 12)
 LEAST_MISBEHAVIOURS = 3
 CHUNK_BYTES = 4096
-EARLY_COMMITS = 30
+EARLY_COMMITS = 16
 """Commits of its journal that an aggregator surely makes before a run of five rounds is over."""
 
 
@@ -94,12 +94,12 @@ class Schedule:
     def drawn(cls, seed: int) -> "Schedule":
         """Return the schedule of a seed."""
         rng = Random(f"schedule {seed}")
-        devices = [f"d{i}" for i in range(rng.randint(LEAST_DEVICES, MOST_DEVICES))]
+        devices = [f"d{i}" for i in range(rng.choice(N_DEVICES))]
         faults = Faults.drawn(rng, at_least=LEAST_MISBEHAVIOURS)
         return cls(
             seed=seed,
             links={device: _link(rng, faults.link) for device in devices},
-            n_params=rng.choice((32, 100, 1500, 3000, 5000)),
+            n_params=rng.choice((32, 200, 1500, 3000)),
             faults=faults,
             late=rng.choice((0.0, 0.002, 0.01)),
             crashes=tuple(_crashes(rng, devices, seed)),
@@ -165,10 +165,10 @@ def _full_disks(rng: Random, devices: list[str]) -> Iterator[FullDisk]:
 
 def _tables(rng: Random) -> dict[str, dict[str, Any]]:
     """Return settings of a run of five rounds."""
-    window_s = rng.choice((5.0, 20.0))
+    window_s = rng.choice((15.0, 30.0))
     return {
         "round": {
-            "report_goal": rng.randint(2, 4),
+            "report_goal": rng.choice((2, 3, 3, 4)),
             "over_selection": rng.choice((1.0, 1.3, 1.7)),
             "quorum": rng.choice((0.5, 0.8, 1.0)),
             "window_s": {"min": window_s, "max": window_s * rng.choice((1, 3))},
