@@ -24,13 +24,15 @@ PACKAGES = tuple(package for package in FLOORS if package != "examples")
 # The broker floor knows nothing of learning.
 SHARED_ROOMS_OF_BROKER = frozenset({"errors", "logs", "config", "topics"})
 
+# Whoever checks the journal does not believe the journal's own code, and whoever kills it listens to its statements.
+TORTURE = ("simulator/torture_checks.py", "simulator/torture_steps.py")
 # Third parties that stay behind one door.
 DOORS = {
     "aiomqtt": frozenset({"broker/mqtt.py"}),
     "paho": frozenset({"broker/mqtt.py"}),
     "amqtt": frozenset({"broker/server/embedded.py"}),
     "torch": frozenset({"shared/torch_task.py"}),
-    "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py"}),
+    "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *TORTURE}),
 }
 
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
