@@ -163,9 +163,10 @@ class Intake:
                 self._under_check.discard(lease)
                 self._tell(DiskLow())
             except InvalidState as error:
-                log.error("upload_lost", lease=lease, error=str(error))
+                if lease in self._under_check:  # else it was dropped while this waited, and its file deleted
+                    log.error("upload_lost", lease=lease, error=str(error))
+                    self._under_check.discard(lease)
                 self._uploads.release(lease)
-                self._under_check.discard(lease)
 
     async def _begin(self, lease: str) -> None:
         self._to_begin.discard(lease)

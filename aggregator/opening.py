@@ -106,7 +106,15 @@ async def open_run(
     else:
         _check_new(folder, store, part_files)
         if not store.versions():
-            await run_blocking(Lane.DISK, partial(store.save, await first_state(settings, evaluator)))
+            first = await first_state(settings, evaluator)
+            try:
+                await run_blocking(Lane.DISK, partial(store.save, first))
+            except OSError as error:
+                raise ConfigError(
+                    f"the first model cannot be written: {error}",
+                    where=str(store.path(0)),
+                    hint="make room, then start it again",
+                ) from error
     load = partial(_load, store, folder)
     spec = (await run_blocking(Lane.DISK, partial(load, committed))).spec
     if records:

@@ -7,6 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from aggregator import events as ev
 from aggregator.part_files import SYNC_CHUNKS, PartFiles
@@ -362,3 +363,32 @@ async def test_offers_of_one_lease_wait_once_however_often_they_come(tmp_path: P
     (verified,) = desk.told
     assert isinstance(verified, ev.Verified)
     assert bytes(desk.files.open(LEASE).data) == updates[-1]
+
+
+async def test_update_that_is_dropped_under_check_is_no_error(tmp_path: Path) -> None:
+    """A lease may end while its update waits for its check: then its file is gone, and nobody has to hear of it."""
+    update = an_update()
+    desk = Desk(tmp_path)
+    with capture_logs() as logs:
+        async with working(desk):
+            desk.offer(an_offer(update))
+            await desk.send(update)
+            desk.intake.take_finished(LEASE)
+            desk.intake.drop(LEASE)
+            desk.files.delete(LEASE)
+            await asyncio.sleep(1.0)
+    assert logs == []
+
+
+async def test_update_whose_file_is_lost_under_check_is_named(tmp_path: Path) -> None:
+    """A lease that is still open must not lose its file in silence."""
+    update = an_update()
+    desk = Desk(tmp_path)
+    with capture_logs() as logs:
+        async with working(desk):
+            desk.offer(an_offer(update))
+            await desk.send(update)
+            desk.files.delete(LEASE)
+            desk.intake.take_finished(LEASE)
+            await asyncio.sleep(1.0)
+    assert [(each["event"], each["lease"]) for each in logs] == [("upload_lost", LEASE)]

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from aggregator.config import Settings
 from aggregator.evaluation import TaskEvaluator
 from aggregator.journal import Journal
-from aggregator.model_store import ModelStore
+from aggregator.model_store import ModelStore, ServerState
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
 from aggregator.part_files import PartFiles
 from aggregator.phases import Phase
@@ -75,6 +75,20 @@ async def test_new_run_asks_the_task_for_its_model_by_seed(tmp_path: Path) -> No
             assert [type(row) for row in run.journal.records()] == [ConfigRecord]
             assert (run.machine.phase, run.recovered.n_records) == (Phase.WAITING, 0)
     assert models[0] == models[1] != models[2]
+
+
+async def test_first_model_on_a_full_disk_is_an_operators_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what could not be written, and where."""
+
+    def full(self: ModelStore, state: ServerState) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ModelStore, "save", full)
+    with pytest.raises(ConfigError, match=r"00000000.safetensors: the first model cannot be written: .*No space left"):
+        async with opened(some_settings(tmp_path)):
+            pass
 
 
 async def test_opened_again_it_is_as_it_was(tmp_path: Path) -> None:
