@@ -1,7 +1,7 @@
-"""`python -m aggregator run | watch | check | pause | resume | stop | export`.
+"""`python -m aggregator run | watch | check | pause | resume | stop | export | repair`.
 
-Exit codes: 0 done, 2 what the operator wrote cannot work, 3 the broker refuses who we are, 4 another process serves
-the run or the fleet, 130 interrupted.
+Exit codes: 0 done, 1 `repair` found damage and changed nothing, 2 what the operator wrote cannot work, 3 the broker
+refuses who we are, 4 another process serves the run or the fleet, 130 interrupted.
 """
 
 import asyncio
@@ -138,6 +138,38 @@ def export(
         chosen = versions[-1] if version is None else version
         export(ModelStore(folder).load(chosen), out)
         typer.echo(json.dumps({"version": chosen, "path": str(out)}) if as_json else f"version {chosen}: {out}")
+
+
+@app.command("repair")
+def repair_run(
+    folder: Annotated[Path, typer.Argument(help="The run's folder, such as runs/digits.", metavar="RUN_FOLDER")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    discard_after: Annotated[
+        int | None,
+        typer.Option("--discard-after", help="Give up every row of the journal after this one, and what it said."),
+    ] = None,
+    void: Annotated[
+        bool, typer.Option("--void", help="Give up accepted updates whose file is missing or damaged.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is damaged in a run that the aggregator refuses, and mend it.
+
+    What costs nothing is done at once: rows that the chain proves, or that an accepted update's file holds a copy of;
+    a version that can be made again from its updates, to the bit. What gives something up is named, and done only
+    with the option that is named beside it. Everything as it was is copied first, into RUN_FOLDER/before-repair-….
+
+    Begin with `python -m aggregator repair runs/digits --dry-run`. Stop the aggregator first: a run that is served is
+    not touched.
+    """
+    set_up_logs("error")
+    with _explained():
+        from aggregator.repair import repair
+
+        report = repair(folder, discard_after=discard_after, void=void, dry_run=dry_run)
+        typer.echo(json.dumps(dataclasses.asdict(report), default=str) if as_json else "\n".join(report.lines()))
+        if not report.is_whole:
+            raise typer.Exit(1)
 
 
 @contextmanager

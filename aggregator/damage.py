@@ -22,7 +22,6 @@ from aggregator.config import Settings
 from aggregator.journal_head import Head
 from aggregator.journal_rows import Row, record_of
 from aggregator.journal_scan import Fault
-from aggregator.leases import LeaseState
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.publishing import model_blob
@@ -161,8 +160,11 @@ class Examination:
             standing = self._standing(kept)
         self._look_at_updates(plan, standing, void=void)
         if kept < self._salvage.last_seq and (is_cut or plan.limit is not None or self._fault is not None):
-            plan.leased = self._leases_of_files(standing)
-            self._say_what_goes(plan, kept, standing)
+            back, lost = self._accepted_beyond(standing)
+            plan.leased = [lease for lease, _ in back if standing.machine.leases.get(lease.lease) is None]
+            plan.brings_back = [f"{_named(accept)}, from its file" for _, accept in back]
+            if is_cut or plan.limit is not None:  # else nobody has been told of what goes
+                self._say_what_goes(plan, kept, {lease.lease for lease, _ in back}, lost)
         if is_cut:
             ahead = [each for each in self._store.versions() if each > standing.machine.version]
             plan.set_aside += [self._store.path(version) for version in ahead]
@@ -239,7 +241,7 @@ class Examination:
             what = f"the update of {record.device}, accepted for version {record.into}, {fault}"
             cure = "does not count; the device is asked again as any other"
             plan.findings.append(Finding(where=str(path), what=what, cure=cure, needs="" if void else "--void"))
-            plan.gives_up.append(f"the accepted update of {record.device} for version {record.into}: file {fault}")
+            plan.gives_up.append(f"{_named(record)}: its file {fault}")
             plan.voided.append(record)
             if path.exists():
                 plan.set_aside.append(path)
@@ -324,40 +326,48 @@ class Examination:
     def _is_gone(self, record: AcceptRecord) -> bool:
         return self._part_files.fault(record.lease, size=record.size, sha256=record.sha256) is not None
 
-    def _leases_of_files(self, standing: _Standing) -> list[LeaseRecord]:
-        """Return the leases whose rows are lost while their accepted update is whole: it can be admitted again."""
-        machine, found = standing.machine, []
+    def _accepted_beyond(
+        self, standing: _Standing
+    ) -> tuple[list[tuple[LeaseRecord, AcceptRecord]], list[AcceptRecord]]:
+        """Return what was accepted, but is not by the rows that stay: what can be admitted again, and what cannot."""
+        machine = standing.machine
+        back: list[tuple[LeaseRecord, AcceptRecord]] = []
+        lost: list[AcceptRecord] = []
         for rows in self._salvage.copied():
             records = [record for row in rows if (record := _record(row)) is not None]
-            leases = [each for each in records if isinstance(each, LeaseRecord)]
-            accepts = [each for each in records if isinstance(each, AcceptRecord)]
-            if not leases or not accepts or machine.leases.get(leases[0].lease) is not None:
+            lease = next((each for each in records if isinstance(each, LeaseRecord)), None)
+            accept = next((each for each in records if isinstance(each, AcceptRecord)), None)
+            if lease is None or accept is None:
                 continue
-            lag = machine.version - leases[0].base_version
-            if 0 <= lag <= machine.settings.round.max_staleness and not self._is_gone(accepts[0]):
-                found.append(leases[0])
-        return found
+            known = machine.leases.get(lease.lease)
+            lag = machine.version - lease.base_version
+            if known is not None and known.state.is_final:
+                continue
+            is_timely = known is not None or 0 <= lag <= machine.settings.round.max_staleness
+            if is_timely and not self._is_gone(accept):
+                back.append((lease, accept))
+            else:
+                lost.append(accept)
+        return back, lost
 
-    def _say_what_goes(self, plan: Plan, last_seq: int, standing: _Standing) -> None:
-        """Say what the rows after `last_seq` meant, as far as they can be read."""
-        leased = {each.lease for each in plan.leased}
-        others, unreadable = Counter[str](), []
+    def _say_what_goes(self, plan: Plan, last_seq: int, back: set[str], lost: list[AcceptRecord]) -> None:
+        """Say what the rows after `last_seq` meant, as far as they, or their copies, can be read."""
+        others, unreadable, updates = Counter[str](), [], {each.lease: _named(each) for each in lost}
         for seq, row in self._salvage.unproved(last_seq):
-            record = None if row is None else _record(row)
-            match record:
+            match None if row is None else _record(row):
                 case None:
                     unreadable.append(seq)
-                case AcceptRecord():
-                    lease = standing.machine.leases.get(record.lease)
-                    is_open = lease is not None and lease.state in (LeaseState.OUTSTANDING, LeaseState.EXPIRED)
-                    is_back = (is_open or record.lease in leased) and record.data is None and not self._is_gone(record)
-                    what = f"the accepted update of {record.device} for version {record.into} (row {seq})"
-                    (plan.brings_back if is_back else plan.gives_up).append(what)
-                case CommitRecord():
-                    plan.gives_up.append(f"version {record.version} (row {seq})")
-                case _ if not isinstance(record, LeaseRecord) or record.lease not in leased:
+                case AcceptRecord() as record:
+                    if record.lease not in back:
+                        updates[record.lease] = f"{_named(record)} (row {seq})"
+                case LeaseRecord(lease=lease) if lease in back:
+                    pass
+                case CommitRecord(version=version):
+                    plan.gives_up.append(f"version {version} (row {seq})")
+                case _:
                     others[row.kind if row is not None else ""] += 1
-        plan.gives_up += [f"{n} of the rows of kind {kind}" for kind, n in sorted(others.items())]
+        plan.gives_up += sorted(updates.values())
+        plan.gives_up += [f"{n} rows of kind {kind}" for kind, n in sorted(others.items())]
         if unreadable:
             some = ", ".join(map(str, unreadable[:20])) + (" …" if len(unreadable) > 20 else "")
             plan.gives_up.append(f"what {len(unreadable)} rows said that cannot be read: {some}")
@@ -365,6 +375,10 @@ class Examination:
 
 def _discard(seq: int) -> str:
     return f"--discard-after {seq}"
+
+
+def _named(record: AcceptRecord) -> str:
+    return f"the accepted update of {record.device} for version {record.into}"
 
 
 def _record(row: Row) -> Record | None:

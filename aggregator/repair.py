@@ -54,6 +54,23 @@ class RepairReport:
     is_whole: bool
     backup: Path | None
 
+    def lines(self) -> Iterator[str]:
+        """Yield it for people."""
+        if not self.findings:
+            yield f"{self.folder}: nothing is damaged"
+            return
+        for each in self.findings:
+            yield f"{each.where}\n  {each.what}\n  cure: {each.cure}"
+        for title, lines in (("given up", self.gives_up), ("admitted again at the next start", self.brings_back)):
+            if lines:
+                yield "\n  ".join((f"{title}:", *lines))
+        if self.backup is not None:
+            yield f"done; everything as it was lies in {self.backup}"
+        elif self.needs:
+            yield f"nothing was changed; to do this: python -m aggregator repair {self.folder} {' '.join(self.needs)}"
+        else:
+            yield "nothing was changed: the same command without --dry-run does this"
+
 
 def repair(
     folder: Path, *, discard_after: int | None = None, void: bool = False, dry_run: bool = False

@@ -1,6 +1,7 @@
 """A run that was killed in the middle, with all that lay on its disk; and what the rows of any journal yield."""
 
 import asyncio
+import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from aggregator.selection import seed_of
 from aggregator.service import RunResult
 from shared.blocking import Lane
 from shared.codecs import codec_named
+from shared.errors import leaf_of
 from shared.messages import WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import Client, ClientId, Work
@@ -35,6 +37,8 @@ T = TypeVar("T")
 DEVICES = [f"d{i}" for i in range(6)]
 SLOW = {Lane.TRAINING: (30.0, 40.0)}
 RUN = Path("runs") / "test"
+LATER_S = 1000.0
+"""After it was killed a run goes on: a clock that stood still would give it an epoch that devices have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +66,37 @@ class KilledRun:
 def inline_only(folder: Path, **tables: Any) -> Settings:
     """Return settings of a run whose updates all come inline."""
     knobs = {"report_goal": 4, "over_selection": 1.5, "quorum": 0.75, "window_s": {"min": 60, "max": 120}}
-    return some_settings(folder, **{"round": knobs, "stop": {"rounds": 6}, **tables})
+    return some_settings(folder, **{"round": knobs, "stop": {"rounds": 5}, **tables})
 
 
-def a_killed_run(folder: Path) -> KilledRun:
+def a_killed_run(folder: Path, *, n_lives: int = 2) -> KilledRun:
     """Return a run of two lives: three versions of inline updates, then updates in files; killed with three accepted.
 
     The rows of the first life are in the database, those of the second in its log.
+
+    Args:
+        folder: where it lies.
+        n_lives: 1 leaves out the second.
     """
     settings = inline_only(folder)
-    in_files = inline_only(folder, transfer={"inline_bytes": 0})
+    in_files = inline_only(folder, transfer={"inline_bytes": 0}) if n_lives == 2 else None
     with structlog.testing.capture_logs():
-        run_in_virtual_time(_two_lives(folder, settings, in_files), limit_s=10_000.0)
-    return KilledRun(folder, in_files, tuple(read_journal(folder / RUN / "journal.sqlite")))
+        run_in_virtual_time(_lives(folder, settings, in_files), limit_s=10_000.0)
+    return KilledRun(folder, in_files or settings, tuple(read_journal(folder / RUN / "journal.sqlite")))
 
 
-async def _two_lives(folder: Path, settings: Settings, in_files: Settings) -> None:
+async def _lives(folder: Path, settings: Settings, in_files: Settings | None) -> None:
     async with Fleet(settings, LinearTask(), folder / "devices") as fleet:
         fleet.start_aggregator()
         for i, device in enumerate(DEVICES):
             fleet.add(device, delays=SLOW if i >= 3 else None)
         await fleet.until(lambda: fleet.status is not None and fleet.status.version >= 3)
-        await fleet.kill(AGGREGATOR)
-        with closing(sqlite3.connect(folder / RUN / "journal.sqlite")) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        fleet.start_aggregator(in_files)
-        await fleet.until(lambda: fleet.status is not None and (fleet.status.version, fleet.status.have) == (4, 3))
+        if in_files is not None:
+            await fleet.kill(AGGREGATOR)
+            with closing(sqlite3.connect(folder / RUN / "journal.sqlite")) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            fleet.start_aggregator(in_files)
+            await fleet.until(lambda: fleet.status is not None and (fleet.status.version, fleet.status.have) == (4, 3))
         keep = folder / "kept"
         shutil.copytree(folder / RUN, keep)  # a connection that is collected as garbage moves the log, too
         for device in DEVICES:
@@ -98,17 +107,25 @@ async def _two_lives(folder: Path, settings: Settings, in_files: Settings) -> No
 
 
 def go_on(settings: Settings, folder: Path) -> RunResult:
-    """Let a run go on to its end, with its devices."""
+    """Let a run go on to its end, with its devices.
+
+    Raises:
+        ConfigError: it is refused.
+    """
 
     async def to_the_end() -> RunResult:
+        await asyncio.sleep(LATER_S)
         async with Fleet(settings, LinearTask(), folder / "devices", seed=1) as fleet:
             fleet.start_aggregator()
             for device in DEVICES:
                 fleet.add(device)
             return await fleet.result()
 
-    with structlog.testing.capture_logs():
-        return run_in_virtual_time(to_the_end(), limit_s=10_000.0)
+    try:
+        with structlog.testing.capture_logs():
+            return run_in_virtual_time(to_the_end(), limit_s=10_000.0)
+    except BaseExceptionGroup as group:
+        raise leaf_of(group) from group
 
 
 def replayed(settings: Settings, rows: list[Record], scratch: Path) -> bytes:
@@ -131,6 +148,7 @@ def replayed(settings: Settings, rows: list[Record], scratch: Path) -> bytes:
         match row:
             case AcceptRecord():
                 update = codec.encode(_trained(task, spec, models[row.base_version], leases[row.lease]), 0)
+                assert hashlib.sha256(update).hexdigest() == row.sha256, "the model that it was trained from is another"
                 counted.setdefault(row.into, []).append(replace(row, data=update))
             case VoidRecord():
                 left = [each for each in counted.get(row.into, []) if row.lease not in (None, each.lease)]
