@@ -170,7 +170,8 @@ class DeviceWork:
             return await self.blocking(Lane.DISK, partial(self._keep, order, finished))
         finally:
             gate.cancel()  # nobody waits any more: a training that still runs ends at its next batch
-            del self._gates[order.lease]
+            if self._gates.get(order.lease) is gate:  # else the same lease is worked on again already
+                del self._gates[order.lease]
 
     def cancel(self, lease: str) -> None:
         """Let a training end at its next batch."""

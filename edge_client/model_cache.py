@@ -19,7 +19,7 @@ import structlog
 
 from edge_client.state_folder import write_durably
 from shared.chunking import Bitmap, ChunkLayout, sha256_hex
-from shared.errors import InvalidState, PeerError
+from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import ModelRef
 from shared.parameters import Vector
 from shared.wire import ModelIndex, decode_index
@@ -126,6 +126,11 @@ class CachedModel:
             PeerError: together they are not the index of that name; all pieces are to be fetched again.
             OSError: the disk takes no more.
         """
+        # two downloads of one model share this object: the other may have been here first, with or without success
+        if self._index is not None:
+            return self._index
+        if missing := self.missing_pieces():
+            raise PeerError(Reason.DIGEST, f"pieces {missing[:8]} of the index are to be fetched again")
         payload = b"".join(self._pieces[piece] for piece in range(len(self._index_layout)))
         self._pieces.clear()
         for piece in range(len(self._index_layout)):

@@ -26,6 +26,8 @@ TAKEOVERS, TAKEOVERS_WITHIN_S = 2, 60.0
 """So many within so many seconds: another device has this id."""
 CLONED = "another device uses this id; give each device an id of its own (--id)"
 PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
+LEAST_CHECK_IN_S = 1.0
+"""A fleet that says zero would have its devices do nothing else."""
 """Refusals that only a person can lift."""
 
 
@@ -223,7 +225,9 @@ class Presence:
 
     @property
     def _interval_s(self) -> float:
-        return self.fleet.check_in_interval_s if self.fleet else self._timers.check_in_interval_s
+        if self.fleet is None:
+            return self._timers.check_in_interval_s
+        return max(LEAST_CHECK_IN_S, self.fleet.check_in_interval_s)
 
     def _check_in_soon(self, now: float) -> None:
         if self.is_connected:

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -65,6 +66,28 @@ async def test_cancelled_work_leaves_nothing(tmp_path: Path) -> None:
     assert ORDER.work is not None
     second = ORDER.model_copy(update={"lease": lease(2), "work": ORDER.work.model_copy(update={"seed": 2})})
     assert await work.work(second) == []
+
+
+async def test_lease_that_is_given_again_while_its_cancelled_work_ends_is_worked_on(tmp_path: Path) -> None:
+    """Both work under one name for a moment; the end of the first takes nothing from the second."""
+    both = asyncio.Barrier(2)
+
+    class Slow(Direct):
+        async def __call__(self, lane: Lane, work: Callable[[], T]) -> T:
+            if lane is Lane.TRAINING:
+                await both.wait()
+            return work()
+
+    await opened(tmp_path)
+    work = DeviceWork(EdgeSettings(folder=tmp_path), AddOne(5000), Client(id=ClientId("pi")), Slow(), lambda: 0.0)
+    await work.open(ParameterSpec.of(AddOne(5000).initial_parameters(0)))
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(work.work(ORDER))
+        await asyncio.sleep(0)
+        work.cancel(lease(1))
+        second = group.create_task(work.work(ORDER))
+    assert (first.result(), second.result()) == (None, [])
+    assert work.fraction(lease(1)) is None
 
 
 @pytest.mark.parametrize(("outcome", "count"), [(Outcome.ACCEPTED, 1.0), (Outcome.REJECTED, None)])

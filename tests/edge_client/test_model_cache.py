@@ -126,6 +126,18 @@ def test_wrong_index_is_refused_as_a_whole(tmp_path: Path) -> None:
     assert cached.index is None
 
 
+def test_index_that_two_downloads_complete_is_opened_once(tmp_path: Path) -> None:
+    """The second takes what the first has opened, chunks and all, or learns that it is to be fetched again."""
+    model = Published()
+    cached = ModelCache(tmp_path, 10**9).open(model.ref)
+    with pytest.raises(PeerError, match="to be fetched again"):
+        cached.complete_index()
+    model.fill(cached)
+    index = cached.index
+    assert cached.complete_index() is index
+    assert cached.is_whole
+
+
 def test_quota_drops_the_model_used_longest_ago(tmp_path: Path) -> None:
     """The one in use never goes."""
     models = [Published(value=value) for value in range(3)]

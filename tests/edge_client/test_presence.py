@@ -38,6 +38,14 @@ def test_check_in_names_at_most_sixteen_leases_the_served_runs_first() -> None:
     assert named[0].lease == lease(99)
 
 
+def test_fleet_that_says_zero_is_checked_in_with_once_a_second() -> None:
+    """A device that does nothing but check in is of no use to anybody."""
+    presence = a_presence()
+    presence.follow(a_fleet().model_copy(update={"check_in_interval_s": 0.0}), 0.0, retained=False)
+    presence.check_in([], 0.0, is_idle=True)
+    assert due(presence) >= 0.8
+
+
 def test_stale_epoch_is_told_from_a_new_one() -> None:
     """Lower is ignored, equal is fine, higher means a restart."""
     presence = a_presence()
