@@ -122,7 +122,8 @@ class Download:
             async with asyncio.TaskGroup() as group:
                 while not window.is_complete:
                     if pieces := window.ask(loop.time()):
-                        await self._connection.subscribe(self._names(kind, pieces))
+                        # not waited for: on a thin link its answer comes behind chunks, which are to be kept at once
+                        group.create_task(self._connection.subscribe(self._names(kind, pieces)), name="subscribe")
                     try:
                         async with asyncio.timeout_at(window.deadline):
                             came = [await self._arrived.get()]

@@ -3,6 +3,10 @@
 A window of explicit topics, for brokers truncate a wildcard of retained messages at QoS 1. What does not come within a
 growing patience is asked for again; from the third time on somebody has to be told.
 
+What was asked for lies ahead of everything else on the way down, the answers to the device's own messages included. So
+the window grows only while pieces come soon after they were asked for: on a thin link there is one under way, and a
+cancelled lease or the next status is not minutes behind.
+
 Pure. Not here: subscribing (`downloading.py`), keeping what has come (`model_cache.py`).
 """
 
@@ -12,6 +16,8 @@ __all__ = ["ASKS_UNTIL_MISSING", "MAX_WINDOW", "FetchWindow"]
 
 MAX_WINDOW = 16
 ASKS_UNTIL_MISSING = 3
+SOON_S = 15.0
+"""The window doubles with a piece that comes within so many seconds of being asked for, and halves with any other."""
 SLOWEST_FACTOR = 4.0
 """The patience is at least so many times the slowest chunk so far."""
 
@@ -77,10 +83,11 @@ class FetchWindow:
         asked_at = self._asked.pop(piece, None)
         if asked_at is None:
             return False
-        self._slowest_s = max(self._slowest_s, now - asked_at)
+        took_s = now - asked_at
+        self._slowest_s = max(self._slowest_s, took_s)
         self._patience_s = max(self._least_patience_s, SLOWEST_FACTOR * self._slowest_s)
         self._quiet_since, self._asks = now, 1
-        self._window = min(MAX_WINDOW, 2 * self._window)
+        self._window = min(MAX_WINDOW, 2 * self._window) if took_s <= SOON_S else max(1, self._window // 2)
         return True
 
     def ask_again(self, now: float) -> list[int]:

@@ -1,4 +1,4 @@
-from edge_client.fetch_window import ASKS_UNTIL_MISSING, MAX_WINDOW, FetchWindow
+from edge_client.fetch_window import ASKS_UNTIL_MISSING, MAX_WINDOW, SOON_S, FetchWindow
 
 
 def test_window_grows_to_sixteen() -> None:
@@ -79,3 +79,28 @@ def test_silence_asks_again_with_doubled_patience_and_ends_in_missing() -> None:
     assert window.is_missing
     window.arrived(1, 400.0)
     assert not window.is_missing
+
+
+def test_thin_link_has_little_under_way() -> None:
+    """While a piece takes as long as it takes here there is one on its way, so that nothing else waits for minutes."""
+    window = FetchWindow(range(20), 120.0)
+    now = 0.0
+    while not window.is_complete:
+        pieces = window.ask(now) or window.asked
+        assert len(window.asked) <= 2
+        now += SOON_S + 1.0
+        window.arrived(pieces[0], now)
+
+
+def test_window_recovers_with_the_link() -> None:
+    """It halves with a piece that took long, and doubles again with those that come soon."""
+    window = FetchWindow(range(100), 120.0)
+    now, largest = 0.0, []
+    for took_s in [1.0] * 8 + [SOON_S + 1.0] * 40 + [1.0] * 30:
+        window.ask(now)
+        now += took_s
+        window.arrived(window.asked[0], now)
+        largest.append(len(window.asked) + 1)
+    assert max(largest[:8]) >= 8
+    assert largest[47] == 1
+    assert max(largest[48:]) >= 8
