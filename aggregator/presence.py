@@ -11,7 +11,8 @@ __all__ = ["CLONE_WINDOW_S", "Presence", "Presences"]
 
 CLONE_WINDOW_S = 60.0
 RETURNS = 2
-"""A boot that comes back so often within the window is another device; once may be a message long under way."""
+"""So often within the window an earlier boot has come back with a new connection: that is another device. What was long
+under way is of a connection that was seen, but for the first message of one."""
 BOOTS_REMEMBERED = 4
 MAX_DEVICES = 100_000
 """Names that are remembered, so that whoever makes up more of them does not fill the memory."""
@@ -26,10 +27,10 @@ class Presence:
     is_online: bool = True
     moved: tuple[str, float | None] = ("", None)
     """Phase and progress as last seen."""
-    earlier: list[str] = field(default_factory=list)
-    """Boots before this one, the latest last."""
+    earlier: dict[str, int] = field(default_factory=dict)
+    """Boots before this one, the latest last, each with its newest connection."""
     returns: list[float] = field(default_factory=list)
-    """When an earlier boot spoke again."""
+    """When an earlier boot came back with a new connection."""
 
 
 class Presences:
@@ -65,11 +66,12 @@ class Presences:
         if may_be_will:
             return True
         returns = [at for at in newest.returns if at > now - CLONE_WINDOW_S]
-        if boot in newest.earlier:
+        earlier = {**newest.earlier, newest.boot: newest.connection}
+        before = earlier.pop(boot, connection)
+        if connection > before:  # whoever is pushed out by another device connects anew
             returns.append(now)
-        earlier = [each for each in newest.earlier if each != boot]
-        earlier = [*earlier, newest.boot][-BOOTS_REMEMBERED:]
-        self._newest[device] = Presence(boot, connection, earlier=earlier, returns=returns)
+        earlier = dict(list(earlier.items())[-BOOTS_REMEMBERED:])
+        self._newest[device] = Presence(boot, max(connection, before), earlier=earlier, returns=returns)
         return False
 
     def is_cloned(self, device: str, now: float) -> bool:

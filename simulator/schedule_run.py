@@ -5,6 +5,7 @@ Not here: what happens (`schedules.py`), what must hold (`schedule_witness.py`),
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections import defaultdict
@@ -18,6 +19,7 @@ import structlog
 
 from aggregator.config import Settings
 from aggregator.journal import read_journal
+from aggregator.records import ConfigRecord
 from edge_client.config import EdgeSettings, TimerSettings
 from shared.blocking import Lane
 from shared.codecs import codec_named
@@ -53,6 +55,7 @@ class Verdict:
         n_crashes: deaths that came to pass.
         n_accepted: updates that count.
         virtual_s: how long the fleet took.
+        journal: sha-256 of its rows, but for the configuration, which names folders; equal runs have equal ones.
     """
 
     seed: int
@@ -60,6 +63,7 @@ class Verdict:
     n_crashes: int = 0
     n_accepted: int = 0
     virtual_s: float = 0.0
+    journal: str = ""
 
 
 def carry_out(
@@ -107,9 +111,10 @@ class _Run:
         self._grave: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._n_crashes = self._n_accepted = 0
-        self._ended_at = 0.0
+        self._ended_at, self._journal = 0.0, ""
 
     def carry_out(self) -> Verdict:
+        logs_before = structlog.get_config()
         structlog.configure(
             processors=[self._on_log],
             wrapper_class=structlog.make_filtering_bound_logger(40),
@@ -122,12 +127,15 @@ class _Run:
             self._crashed(leaf_of(group))
         except Exception as error:
             self._crashed(error)
+        finally:
+            structlog.configure(**logs_before)
         return Verdict(
             seed=self._schedule.seed,
             violations=tuple(self._witness.violations),
             n_crashes=self._n_crashes,
             n_accepted=self._n_accepted,
             virtual_s=round(self._ended_at, 3),
+            journal=self._journal,
         )
 
     def _crashed(self, error: BaseException) -> None:
@@ -168,6 +176,8 @@ class _Run:
         self._ended_at = self._loop.time()
         records = list(read_journal(result.folder / "journal.sqlite"))
         self._n_accepted = result.counts["accepted"]
+        rows = (repr(record) for record in records if not isinstance(record, ConfigRecord))
+        self._journal = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         await self._witness.judge(settings, result, records, self._folder / "replay")
 
     async def _crash(self, fleet: Fleet, crash: Crash) -> None:
@@ -193,11 +203,7 @@ class _Run:
             self._n_crashes += 1
             self._say(f"{crash}: dead")
             await asyncio.sleep(crash.down_s)
-            self._say(f"{crash.victim} is back")
-            if crash.victim == AGGREGATOR:
-                fleet.start_aggregator()
-            else:
-                fleet.start(crash.victim)
+            self._start(fleet, crash.victim)
 
     async def _fill(self, fleet: Fleet, full: FullDisk) -> None:
         await self._machine(fleet, AGGREGATOR).reached(Step.COMMIT, full.after_commits)
@@ -210,7 +216,17 @@ class _Run:
         self._say(f"{full.victim}'s disk has room again")
         while self._refused:
             name = self._refused.pop()
-            fleet.start_aggregator() if name == AGGREGATOR else fleet.start(name)
+            async with self._grave[name]:
+                self._start(fleet, name)
+
+    def _start(self, fleet: Fleet, name: str) -> None:
+        if fleet.is_running(name):
+            return
+        self._say(f"{name} is back")
+        if name == AGGREGATOR:
+            fleet.start_aggregator()
+        else:
+            fleet.start(name)
 
     def _has_no_room(self, name: str, error: Exception) -> bool:
         """A service may refuse to start on a full disk, if it says so; whoever runs it tries again."""

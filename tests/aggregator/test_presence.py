@@ -33,7 +33,7 @@ def test_is_cloned_of_two_boots_that_take_turns_is_true_and_is_forgotten() -> No
     """Two devices with one id are noticed once each has come back, and believed again after the window."""
     presences = Presences()
     for now, boot in enumerate("abab"):
-        presences.is_stale("pi", boot, 1, float(now))
+        presences.is_stale("pi", boot, 1 + now, float(now))
     assert presences.is_cloned("pi", 3.0)
     assert not presences.is_cloned("pi", 3.0 + CLONE_WINDOW_S)
 
@@ -42,8 +42,17 @@ def test_is_cloned_after_one_message_that_was_long_under_way_is_false() -> None:
     """One message of an old boot that arrives late accuses nobody."""
     presences = Presences()
     for now, boot in enumerate("aba"):
-        presences.is_stale("pi", boot, 1, float(now))
+        presences.is_stale("pi", boot, 1 + now, float(now))
     assert not presences.is_cloned("pi", 2.0)
+
+
+def test_is_cloned_of_a_device_that_was_switched_on_again_is_false_however_late_its_messages_are() -> None:
+    """What an old boot said on connections that were seen may arrive between the words of the new one."""
+    presences = Presences()
+    for now, boot in enumerate("aaabababababab"):
+        assert not presences.is_stale("pi", boot, 1, float(now))
+        assert not presences.is_cloned("pi", float(now))
+    assert presences["pi"].boot == "b"
 
 
 def test_names_that_somebody_makes_up_do_not_fill_the_memory() -> None:
