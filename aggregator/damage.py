@@ -8,36 +8,23 @@ Not here: doing it (`repair.py`), what of the journal can be proved (`salvage.py
 """
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from aggregator.aggregation import Aggregation
-from aggregator.config import Settings
 from aggregator.journal_head import Head
 from aggregator.journal_rows import Row, record_of
 from aggregator.journal_scan import Fault
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.publishing import model_blob
-from aggregator.records import (
-    AcceptRecord,
-    CloseRecord,
-    CommitRecord,
-    ConfigRecord,
-    LeaseRecord,
-    Record,
-    VoidRecord,
-)
-from aggregator.recovery import recover
-from aggregator.round_machine import RoundMachine
+from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, Record, VoidRecord
 from aggregator.run_folder import RunFolder
 from aggregator.salvage import Salvage
+from aggregator.standing import Standing, records_of
 from shared.blocking import Lane
 from shared.errors import ConfigError, FederationError, InvalidState
 
@@ -97,16 +84,6 @@ class Plan:
         return list(dict.fromkeys(each.needs for each in self.findings if each.needs))
 
 
-@dataclass(slots=True, kw_only=True)
-class _Standing:
-    """Where a run stands after some of its rows: the engine, the last CLOSE and the COMMIT of each version."""
-
-    machine: RoundMachine
-    end: Head = field(default_factory=Head)
-    closes: dict[int, int] = field(default_factory=dict)
-    commits: dict[int, tuple[CommitRecord, Settings]] = field(default_factory=dict)
-
-
 class Examination:
     """Looks at one run.
 
@@ -151,13 +128,13 @@ class Examination:
 
     def _planned(self, last_seq: int, *, is_cut: bool, void: bool) -> Plan:
         plan = Plan(is_rewritten=self._fault is not None or is_cut)
-        standing = self._standing(last_seq)
+        standing = Standing.of(self._salvage, last_seq, self._run.journal)
         plan.end = standing.end
         self._look_at_journal(plan, is_cut=is_cut)
         self._look_at_versions(plan, standing)
         kept = last_seq if plan.limit is None else min(last_seq, plan.limit)
         if kept != last_seq:
-            standing = self._standing(kept)
+            standing = Standing.of(self._salvage, kept, self._run.journal)
         self._look_at_updates(plan, standing, void=void)
         if kept < self._salvage.last_seq and (is_cut or plan.limit is not None or self._fault is not None):
             back, lost = self._accepted_beyond(standing)
@@ -198,7 +175,7 @@ class Examination:
                 cure += "; of what came later nobody has been told"
             plan.findings.append(Finding(where=journal, what=fault.what, cure=cure))
 
-    def _look_at_versions(self, plan: Plan, standing: _Standing) -> None:
+    def _look_at_versions(self, plan: Plan, standing: Standing) -> None:
         now, faults = standing.machine.version, {}
         for version in {*self._store.versions(), now}:
             if version <= now and isinstance(found := self._loaded(version), str):
@@ -230,7 +207,7 @@ class Examination:
         cure = f"the run goes back to version {whole}, to the round that made the next: its updates are deleted"
         plan.findings.append(Finding(where=path, what=faults[now], cure=cure, needs=_discard(limit)))
 
-    def _look_at_updates(self, plan: Plan, standing: _Standing, *, void: bool) -> None:
+    def _look_at_updates(self, plan: Plan, standing: Standing, *, void: bool) -> None:
         for record in standing.machine.tally.accepted():
             if record.data is not None:
                 continue
@@ -246,47 +223,6 @@ class Examination:
             if path.exists():
                 plan.set_aside.append(path)
 
-    def _standing(self, last_seq: int) -> _Standing:
-        settings = self._settings_at(last_seq)
-        standing = _Standing(machine=RoundMachine(settings, max_bytes=1, lease_prefix="repair"))
-        try:
-            recover(standing.machine, self._noted(standing, last_seq), None, now=0.0, wall_s=0.0)
-        except InvalidState as error:
-            raise ConfigError(f"its rows contradict each other: {error}", where=str(self._run.journal)) from error
-        return standing
-
-    def _noted(self, standing: _Standing, last_seq: int) -> Iterator[Record]:
-        settings = standing.machine.settings
-        for end, record in self._records(last_seq):
-            standing.end = end
-            match record:
-                case ConfigRecord():
-                    settings = self._parsed(record)
-                case CloseRecord(into=into):
-                    standing.closes[into] = end.seq
-                case CommitRecord(version=version):
-                    standing.commits[version] = record, settings
-            yield record
-
-    def _records(self, last_seq: int) -> Iterator[tuple[Head, Record]]:
-        for each in self._salvage.rows():
-            if each.end.seq > last_seq:
-                return
-            yield each.end, record_of(each.row)
-
-    def _settings_at(self, last_seq: int) -> Settings:
-        found = [record for _, record in self._records(last_seq) if isinstance(record, ConfigRecord)]
-        if not found:
-            raise ConfigError(f"the first {last_seq} rows hold no settings of a run", where=str(self._run.journal))
-        return self._parsed(found[-1])
-
-    def _parsed(self, record: ConfigRecord) -> Settings:
-        try:
-            return Settings.model_validate(json.loads(record.settings))
-        except (ValueError, ValidationError) as error:
-            what = f"its settings are those of another version of FedMQ: {error}"
-            raise ConfigError(what, where=str(self._run.journal)) from error
-
     def _loaded(self, version: int) -> ServerState | str:
         """Return a version, or what is wrong with it."""
         try:
@@ -294,11 +230,11 @@ class Examination:
         except ConfigError as error:
             return error.what
 
-    def _remade(self, whole: int, standing: _Standing) -> list[ServerState]:
+    def _remade(self, whole: int, standing: Standing) -> list[ServerState]:
         """Return the versions after a whole one, made again; [] when an update or a bit of them is not the same."""
         state = self._store.load(whole)
         counted: dict[int, dict[str, AcceptRecord]] = {}
-        for _, record in self._records(standing.end.seq):
+        for _, record in records_of(self._salvage, standing.end.seq):
             match record:
                 case AcceptRecord(into=into) if into > whole:
                     counted.setdefault(into, {})[record.lease] = record
@@ -326,9 +262,7 @@ class Examination:
     def _is_gone(self, record: AcceptRecord) -> bool:
         return self._part_files.fault(record.lease, size=record.size, sha256=record.sha256) is not None
 
-    def _accepted_beyond(
-        self, standing: _Standing
-    ) -> tuple[list[tuple[LeaseRecord, AcceptRecord]], list[AcceptRecord]]:
+    def _accepted_beyond(self, standing: Standing) -> tuple[list[tuple[LeaseRecord, AcceptRecord]], list[AcceptRecord]]:
         """Return what was accepted, but is not by the rows that stay: what can be admitted again, and what cannot."""
         machine = standing.machine
         back: list[tuple[LeaseRecord, AcceptRecord]] = []

@@ -101,7 +101,7 @@ class JournalFile:
             self._open()
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise _failed(self.path, error) from error
+            raise _failed(self.path, error, "opened") from error
         except BaseException:
             self.close()
             raise
@@ -237,9 +237,9 @@ def clock_of(stored: object) -> RoundClock | None:
         return None
 
 
-def _failed(path: Path, error: Exception) -> ConfigError:
+def _failed(path: Path, error: Exception, what: str = "written") -> ConfigError:
     hint = "is the disk full, or the folder not writable?"
-    return ConfigError(f"the journal cannot be written: {error}", where=str(path), hint=hint)
+    return ConfigError(f"the journal cannot be {what}: {error}", where=str(path), hint=hint)
 
 
 def _columns(each: ChainedRow) -> tuple[int, str, str | None, str, bytes | None, bytes]:

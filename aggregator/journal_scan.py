@@ -109,6 +109,9 @@ def scanned(path: Path, head: Head | None, see: Callable[[ChainedRow], None]) ->
 
     Returns:
         The end of the chain of those rows, and what is wrong with the first thing after them.
+
+    Raises:
+        OSError: it cannot be read at all.
     """
     n_bytes, log_path = _size(path), path.with_name(f"{path.name}-wal")
     if n_bytes < _SMALLEST_DATABASE:
@@ -116,6 +119,8 @@ def scanned(path: Path, head: Head | None, see: Callable[[ChainedRow], None]) ->
             return Head(), None  # nothing yet
         lost = "" if head is None or not head.seq else f": rows 1 to {head.seq} are missing"
         return Head(), Fault(f"the database {'is too short' if n_bytes else 'is gone or empty'}{lost}", 1)
+    with path.open("rb"):
+        pass  # of a folder, or without permission, SQLite only says that it cannot open it
     try:
         with closing(connect(path, is_writable=False)) as connection:
             scan = RowScan(connection, head)

@@ -60,7 +60,12 @@ class RunFolder:
             ) from None
         self.held_before = read_lock(path)
         """What the holder before left in the lock file: {} unless it was killed."""
-        self.describe()
+        try:
+            self.describe()
+        except OSError as error:
+            os.close(self._lock)
+            hint = "make room, or choose another output.folder"
+            raise ConfigError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
 
     def describe(self, **facts: str) -> None:
         """Write who holds the folder, and more facts about it, into the lock file."""

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,8 +106,13 @@ async def _lives(folder: Path, settings: Settings, in_files: Settings | None) ->
     keep.rename(folder / RUN)
 
 
-def go_on(settings: Settings, folder: Path) -> RunResult:
+def go_on(settings: Settings, folder: Path, *, logs: list[MutableMapping[str, Any]] | None = None) -> RunResult:
     """Let a run go on to its end, with its devices.
+
+    Args:
+        settings: of the run.
+        folder: as `KilledRun.copy` made it.
+        logs: gets what is logged.
 
     Raises:
         ConfigError: it is refused.
@@ -122,10 +127,13 @@ def go_on(settings: Settings, folder: Path) -> RunResult:
             return await fleet.result()
 
     try:
-        with structlog.testing.capture_logs():
-            return run_in_virtual_time(to_the_end(), limit_s=10_000.0)
+        with structlog.testing.capture_logs() as said:
+            result = run_in_virtual_time(to_the_end(), limit_s=10_000.0)
     except BaseExceptionGroup as group:
         raise leaf_of(group) from group
+    if logs is not None:
+        logs += said
+    return result
 
 
 def replayed(settings: Settings, rows: list[Record], scratch: Path) -> bytes:
