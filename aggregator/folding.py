@@ -1,6 +1,6 @@
 """An encoded update, block by block: is it believable in form, and into the sum with it.
 
-An update is decoded 128 KiB at a time from memory or from its mapped file, so that folding needs no memory of an
+An update is decoded 128 KiB at a time from memory or from its file, so that folding needs no memory of an
 update's size. Both functions take milliseconds a megabyte: run them off the event loop.
 
 Not here: the sum itself (`rules.py`), the order of folding (`round_machine.py`), the bytes on disk (`part_files.py`).
@@ -8,6 +8,7 @@ Not here: the sum itself (`rules.py`), the order of folding (`round_machine.py`)
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,17 @@ __all__ = ["blocks_of", "fold", "verify"]
 Bytes = bytes | bytearray | memoryview
 
 
-def blocks_of(codec: Codec, data: Bytes, n_params: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield an update as (offset, (at most BLOCK_PARAMS,) float32); the blocks may be views of `data`.
+class Blocks(Protocol):
+    """Encoded bytes that are read in blocks, such as those of a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Bytes:
+        """Return a range; it may hold only until the next one is asked for."""
+
+
+def blocks_of(codec: Codec, data: Bytes | Blocks, n_params: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield an update as (offset, (at most BLOCK_PARAMS,) float32); each holds until the next.
 
     Args:
         codec: it was encoded with.
@@ -35,14 +45,14 @@ def blocks_of(codec: Codec, data: Bytes, n_params: int) -> Iterator[tuple[int, N
     expected = codec.encoded_bytes(n_params)
     if len(data) != expected:
         raise PeerError(Reason.LENGTH, f"{len(data)} bytes of {codec.name}, {expected} are {n_params} values")
-    view = memoryview(data)
+    view = memoryview(data) if isinstance(data, Bytes) else data
     for start in range(0, n_params, BLOCK_PARAMS):
         stop = min(start + BLOCK_PARAMS, n_params)
         first, last = codec.block_range(start, stop)
         yield start, codec.decode(view[first:last], stop - start)
 
 
-def verify(codec: Codec, data: Bytes, n_params: int, *, max_norm: float | None = None) -> float:
+def verify(codec: Codec, data: Bytes | Blocks, n_params: int, *, max_norm: float | None = None) -> float:
     """Return the 2-norm of an update, or refuse it.
 
     Args:
@@ -69,7 +79,7 @@ def fold(
     rule: AggregationRule,
     state: RuleState,
     codec: Codec,
-    data: Bytes,
+    data: Bytes | Blocks,
     *,
     weight: float,
     clip_scale: float = 1.0,

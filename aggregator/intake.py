@@ -15,7 +15,7 @@ import structlog
 
 from aggregator.events import DiskLow, Event, Refused, Verified
 from aggregator.folding import verify
-from aggregator.part_files import PartFiles
+from aggregator.part_files import FileBytes, PartFiles
 from aggregator.uploads import Uploads
 from shared.blocking import Lane, RunBlocking
 from shared.chunking import ChunkLayout, sha256_hex
@@ -247,7 +247,7 @@ class Intake:
         await self._check(report, data)
         self._tell(_verified(report, data))
 
-    async def _check(self, report: Report, data: bytes | memoryview) -> None:
+    async def _check(self, report: Report, data: bytes | FileBytes) -> None:
         work = partial(verify, CODECS[report.codec], data, self._n_params, max_norm=self._max_norm)
         await self._run_blocking(Lane.COMPUTE, work)
 

@@ -10,7 +10,6 @@ Not here: which chunks may come now (`uploads.py`), and whether the update is be
 """
 
 import hashlib
-import mmap
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,18 +24,65 @@ from shared.durable import sync_folder
 from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import Report
 
-__all__ = ["PartFiles", "StoredUpdate"]
+__all__ = ["FileBytes", "PartFiles", "StoredUpdate"]
 
+WINDOW_BYTES = 1 << 20
+"""Of an update in memory while it is checked or folded."""
 SYNC_CHUNKS = 16
 """Chunks between two synchronisations: at most so many are asked for again after a power failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredUpdate:
-    """A finished update: its Report and its bytes, mapped from the file, never copied into memory as a whole."""
+    """A finished update: its Report and its bytes, which are read in blocks and never in memory as a whole."""
 
     report: Report
-    data: memoryview
+    data: "FileBytes"
+
+
+class FileBytes:
+    """Bytes of a file that are read when they are asked for, a window at a time.
+
+    Args:
+        path: of the file.
+        start: offset of the first byte.
+        size: how many there are.
+    """
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._path, self._start, self._size = path, start, size
+        self._window = memoryview(bytearray(min(size, WINDOW_BYTES)))
+        self._first = self._last = 0  # what is in the window
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return bytes(self[0 : self._size])
+
+    def __getitem__(self, part: slice) -> memoryview:
+        """Return a range of the bytes; the view holds until the next one is asked for.
+
+        Raises:
+            InvalidState: the file is gone, or has become shorter.
+        """
+        first, last, _ = part.indices(self._size)
+        if first < self._first or last > self._last:
+            self._read(first, last)
+        return self._window[first - self._first : last - self._first]
+
+    def _read(self, first: int, last: int) -> None:
+        if last - first > len(self._window):
+            self._window = memoryview(bytearray(last - first))
+        window = self._window[: self._size - first]
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                n_read = os.preadv(file.fileno(), [window], self._start + first)
+        except FileNotFoundError:
+            n_read = 0
+        if n_read < last - first:
+            raise InvalidState(f"{self._path} is gone, or has become shorter")
+        self._first, self._last = first, first + n_read
 
 
 @dataclass(slots=True)
@@ -171,13 +217,12 @@ class PartFiles:
                 head = read_head(file)
                 if head is None or head.report.lease != lease:
                     raise InvalidState(f"{path} does not begin with the report of its lease")
-                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                n_bytes = max(0, file.seek(0, os.SEEK_END) - head.body_start)
+            if n_bytes < head.layout.size:
+                raise InvalidState(f"{path} has {n_bytes} bytes of {head.layout.size}")
+            return StoredUpdate(head.report, FileBytes(path, head.body_start, head.layout.size))
         except FileNotFoundError as error:
             raise InvalidState(f"there is no finished update of {lease}") from error
-        data = mapped[head.body_start : head.body_end]
-        if len(data) != head.layout.size:
-            raise InvalidState(f"{path} has {len(data)} bytes of {head.layout.size}")
-        return StoredUpdate(head.report, data)
 
     def fault(self, lease: str, *, size: int, sha256: str) -> str | None:
         """Return what is wrong with an accepted update, None when it is as it was accepted; reads all of it."""

@@ -282,8 +282,9 @@ def delta_of(trained: Trained, received: Vector, spec: ParameterSpec) -> Vector:
             case parameters, None if parameters is not None:
                 delta = np.empty(spec.n_params, dtype=np.float32)
                 for entry, array in spec._matched(parameters):
-                    given = received[entry.slice].astype(entry.dtype).astype(np.promote_types(entry.dtype, np.float32))
-                    delta[entry.slice] = array.ravel() - given
+                    wide = np.promote_types(entry.dtype, np.float32)
+                    given = received[entry.slice].astype(entry.dtype, copy=False).astype(wide, copy=False)
+                    np.subtract(array.ravel(), given, out=delta[entry.slice], casting="same_kind")
             case None, gradient if gradient is not None:
                 still = {
                     e.names[0]: np.zeros(e.shape, np.float32) for e in spec.entries if e.role is not Role.TRAINABLE
