@@ -132,8 +132,8 @@ class RowCopies:
             head = read_head(file)
             if head is None:
                 raise OSError(f"{file.name} does not begin with a report")
-            digest = hashlib.sha256(copy).digest()[:16]
-            os.pwrite(file.fileno(), _COPY.pack(_COPY_MAGIC, len(copy), digest) + copy, head.body_end)
+            head_of_copy = _COPY.pack(_COPY_MAGIC, len(copy), _digest(lease, copy))
+            os.pwrite(file.fileno(), head_of_copy + copy, head.body_end)
 
     def kept(self) -> Iterator[bytes]:
         """Yield every copy that is whole, in no order that means anything."""
@@ -156,5 +156,10 @@ class RowCopies:
             return None
         magic, length, digest = _COPY.unpack_from(found)
         copy = found[_COPY.size : _COPY.size + length]
-        is_whole = magic == _COPY_MAGIC and len(copy) == length and hashlib.sha256(copy).digest()[:16] == digest
+        is_whole = magic == _COPY_MAGIC and len(copy) == length and _digest(path.stem, copy) == digest
         return copy if is_whole else None
+
+
+def _digest(lease: str, copy: bytes) -> bytes:
+    """Return what makes a copy that of one lease: files are written over, and may hold that of another."""
+    return hashlib.sha256(lease.encode() + copy).digest()[:16]
