@@ -54,9 +54,10 @@ def save_version(folder: Path, version: int) -> None:
 def test_help_teaches() -> None:
     """Every command with what it does, and the exit codes."""
     text = invoke("--help").output
-    for word in ("run", "watch", "check", "pause", "resume", "stop", "export", "Exit codes"):
+    for word in ("run", "watch", "check", "pause", "resume", "stop", "export", "repair", "Exit codes"):
         assert word in text
     assert "FEDMQ__STOP__ROUNDS=5" in invoke("run", "--help").output
+    assert "repair runs/digits --dry-run" in invoke("repair", "--help").output
 
 
 @pytest.mark.parametrize("command", ["run", "check", "pause", "resume", "stop", "export"])

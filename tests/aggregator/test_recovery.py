@@ -263,6 +263,25 @@ def test_voided_updates_stay_voided(n_lost: int) -> None:
     assert not commands_in(machine.start(0.0), cmd.Aggregate)
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_update_that_a_repair_voided_does_not_count(is_closed: bool) -> None:
+    """Its round goes on without it; a version that was being made of it is abandoned, and begun again."""
+    engine = reporting()
+    engine.report(*SIX[: 4 if is_closed else 3])
+    (*_, accept) = (row for row in engine.records if isinstance(row, rec.AcceptRecord))
+    machine, _ = restarted([*engine.records, rec.VoidRecord(into=1, lease=accept.lease)])
+    machine.check()
+    assert (machine.tally.n_voided, machine.tally.n_accepted) == (1, 3 if is_closed else 2)
+    assert machine.phase is (Phase.WAITING if is_closed else Phase.REPORTING)
+    assert not commands_in(machine.start(0.0), cmd.Aggregate)
+    again = Engine(machine=machine)
+    again.check_in(*SIX)
+    if not again.is_in(Phase.AGGREGATING):
+        again.report(*again.leased()[:2])
+    again.write()
+    assert machine.version == 1
+
+
 def test_stopping_counts_as_before() -> None:
     """Best value, its version and patience are functions of the journal."""
     engine = Engine(some_settings(stop={"rounds": 9, "patience": 5}))

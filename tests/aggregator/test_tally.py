@@ -126,6 +126,21 @@ def test_void_throws_away_and_lets_devices_report_anew() -> None:
     books.tally.check()
 
 
+def test_one_update_is_voided_alone_and_opens_a_closed_version() -> None:
+    """The others go on counting; its device may report again."""
+    books = Books()
+    books.accept("a")
+    books.accept("b")
+    lease = books.tally.accepted()[0].lease
+    books.tally.close()
+    books.tally.void_one(lease)
+    assert (books.tally.n_voided, books.tally.n_accepted, books.tally.is_closed) == (1, 1, False)
+    assert (books.tally.has_counted("a"), books.tally.has_counted("b")) == (False, True)
+    books.tally.check()
+    with pytest.raises(InvalidState, match=lease):
+        books.tally.void_one(lease)
+
+
 def test_only_bases_that_may_still_count_are_remembered() -> None:
     """A run of a thousand versions does not remember every update."""
     books = Books()
