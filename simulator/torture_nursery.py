@@ -70,6 +70,11 @@ class Nursery:
         self._early: dict[int, int] = {}  # ended before anybody knew of them
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def pid(self) -> int:
+        """Of the nursery process itself."""
+        return self._process.pid
+
     async def start(self, name: str, module: str, plan: Mapping[str, Any], log: Path) -> Nursling:
         """Fork a child that runs `main(plan)` of a module; its output is appended to `log`."""
         async with self._one_at_a_time:
@@ -178,7 +183,7 @@ def _live(module: str, plan: Mapping[str, Any], log: str) -> None:
         os.dup2(output, _STDOUT)
         os.dup2(output, _STDERR)
         os.closerange(_STDERR + 1, 256)  # what the nursery itself needs
-        code = sys.modules[module].main(plan)
+        code = importlib.import_module(module).main(plan)
     except BaseException:  # whatever it is: it must not return into the nursery
         traceback.print_exc()
     finally:

@@ -1,0 +1,26 @@
+"""One life of a real aggregator that ends by SIGKILL at a point of `killing_points.py`: an entry for the nursery."""
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from simulator import torture_aggregator
+from tests.aggregator.killing_points import Point, watch
+
+__all__ = ["main"]
+
+
+def main(plan: Mapping[str, Any]) -> int:
+    """Serve until killed, or to the end.
+
+    Args:
+        plan: as for `torture_aggregator`, and `point`, None to live.
+    """
+    if plan["point"] is not None:
+        watch(Point(plan["point"]), _die, setattr)
+    return torture_aggregator.main({**plan, "step": None, "nth": 1, "seed": 0, "jumps": []})
+
+
+async def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
