@@ -26,8 +26,6 @@ ADVICE: Mapping[Reason, str] = MappingProxyType(
         Reason.RESULT: "see under training_failed in this log what the task returned",
         Reason.SPEC: "use the same task, with the same model, on the device and at the aggregator",
         Reason.DATA: "see whether the task finds data for this client",
-        Reason.DISK: "make room on the aggregator's disk",
-        Reason.OPERATOR: "ask the operator of the run",
         Reason.GOAL_MET: _NOTHING,
         Reason.TOO_STALE: "nothing, if it is rare; else raise round.window_s, or let this device train less",
         Reason.ALREADY_COUNTED: _NOTHING,
@@ -35,7 +33,6 @@ ADVICE: Mapping[Reason, str] = MappingProxyType(
         Reason.COMMITTED: "nothing, if it is rare; else raise round.window_s, or let this device train less",
         Reason.SUPERSEDED: _NOTHING,
         Reason.MODEL_GONE: "nothing, if it is rare; else this link is too slow for the pace of the run",
-        Reason.DEVICE_RESTARTED: _NOTHING,
     }
 )
 """For every reason that a final outcome may have."""

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from edge_client.state_folder import write_durably
 from shared.chunking import Bitmap, ChunkLayout, sha256_hex
 from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import ModelRef
@@ -137,7 +136,7 @@ class CachedModel:
             self._piece(piece).unlink(missing_ok=True)
         index = decode_index(payload, self.model)
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self._folder / "index", payload)
+        (self._folder / "index").write_bytes(payload)  # not synchronised: what a power cut takes is fetched again
         chunks = self._folder / "chunks"
         if chunks.exists() and chunks.stat().st_size == index.size:  # the index alone was damaged
             self.load()

@@ -69,6 +69,7 @@ PHRASES: list[tuple[str, Any]] = [
     ("up to {:g} s, ±", TIMERS.receipt_max_s),
     ("s, ± {:.0f} %", 100 * held_reports.JITTER),
     ("After {} offers without an answer", w(held_reports.OFFERS_UNTIL_PARKED)),
+    ("with a piece that took over {:.0f} s", fetch_window.SOON_S),
     ("its last {} final leases", final_leases.KEPT_FINALS),
     ("{:g} × the", round_clock.ALLOWANCE),
     ("the {:.0f}th percentile", 100 * round_clock.PERCENTILE),
