@@ -59,8 +59,9 @@ class KillableBroker:
         """End a life by SIGKILL."""
         if self._running is None:
             raise InvalidState("the broker is not running")
-        os.kill(self._running.pid, signal.SIGKILL)
-        self._running = None
+        running, self._running = self._running, None
+        os.kill(running.pid, signal.SIGKILL)
+        await running.wait()  # asyncio is to hear of it before anybody signals it again
         await self._stack.aclose()
 
 

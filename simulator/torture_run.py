@@ -49,8 +49,10 @@ __all__ = ["TortureRun"]
 LOOK_EVERY_S = 0.05
 SETTLE_S = 4.0
 """After the finish, seconds for devices to hear of it."""
+LAST_VERSIONS = 2
+"""A run that had too little time is told to finish after so many more."""
 CALM_S = 60.0
-"""Seconds without any fault in which a run that had too little time must finish."""
+"""Seconds without any fault in which it must have done so."""
 BAD_LINK = LinkProfile(outages=Failures(every_s=1.5, lasts_s=0.2))
 """Of the aggregator itself, in some of its lives."""
 
@@ -139,7 +141,7 @@ class TortureRun:
                 if is_last:
                     await self._until_finished(child, CALM_S)
                     if not self.is_finished:
-                        self.violations.append(f"stuck: not finished after {CALM_S:g} s without any fault")
+                        self.violations.append(f"stuck: no {LAST_VERSIONS} versions in {CALM_S:g} s without any fault")
                     await self._settle()
                     return
                 await self._harm(life, child)
@@ -177,8 +179,12 @@ class TortureRun:
         plan = self._life(life, url=self._broker.url if link is None else link.url)
         if is_last:
             plan["step"] = None
+            plan["settings"]["stop"] = {"rounds": min(self._scale.versions, self._newest_version() + LAST_VERSIONS)}
         log = self._folder / "logs" / "aggregator.log"
         return await self._nursery.start("aggregator", "simulator.torture_aggregator", plan, log)
+
+    def _newest_version(self) -> int:
+        return max((int(path.stem) for path in (self.run_folder / "versions").glob("*.safetensors")), default=0)
 
     def _life(self, life: LifePlan, *, url: str) -> dict[str, Any]:
         settings = aggregator_settings(
