@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench torture compose constraints
+.PHONY: help demo test check bench torture fuzz compose constraints
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ check: .venv/ready ## ruff and mypy
 bench: .venv/ready ## a round's time, CPU and memory, beside Flower's and the bare pipe's; half an hour
 	@$(PY) -m bench
 
-torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped
-	@$(PY) -m simulator torture
+torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped; ARGS=--help
+	@$(PY) -m simulator torture $(ARGS)
+
+fuzz: .venv/ready ## a million hostile payloads on every topic, both ways; ARGS=--help says more
+	@$(PY) -m tests.fuzz $(ARGS)
 
 compose: ## the digits run in containers, to its last round; the result is the aggregator's
 	@scripts/compose.sh
