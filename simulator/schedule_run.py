@@ -124,9 +124,12 @@ class _Run:
             with LossyDisk(is_honest=self._is_honest) as disk:
                 run_in_virtual_time(self._live(disk), limit_s=LIMIT_S)
         except BaseExceptionGroup as group:
-            self._crashed(leaf_of(group))
+            error = leaf_of(group)
+            if not isinstance(error, Exception):
+                raise
+            self._witness.note(f"{type(error).__name__}: {error}")
         except Exception as error:
-            self._crashed(error)
+            self._witness.note(f"{type(error).__name__}: {error}")
         finally:
             structlog.configure(**logs_before)
         return Verdict(
@@ -137,9 +140,6 @@ class _Run:
             virtual_s=round(self._ended_at, 3),
             journal=self._journal,
         )
-
-    def _crashed(self, error: BaseException) -> None:
-        self._witness.note(f"{type(error).__name__}: {error}")
 
     async def _live(self, disk: LossyDisk) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,0 +1,145 @@
+"""Crash schedules by their seeds: what they consist of, that they hold, and that a planted mistake is found."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from aggregator import commands as cmd
+from aggregator.part_files import PartFiles
+from aggregator.row_writer import RowWriter
+from aggregator.version_making import VersionMaking
+from simulator.schedule_pool import verdicts
+from simulator.schedule_run import Verdict, carry_out
+from simulator.schedules import Schedule
+
+pytestmark = pytest.mark.timeout(300)
+
+N_SEEDS = 1000
+PLANT_SEEDS = range(50)
+"""A mistake that needs more of them to be found is not looked for hard enough."""
+
+
+@pytest.mark.timeout(900)
+def test_thousand_crash_schedules_hold() -> None:
+    """Whoever dies, nothing that was receipted is lost, nothing counts twice, and the model is the journal's."""
+    found = list(verdicts(range(N_SEEDS), jobs=2))
+    failed = [
+        f"{violation}: python -m simulator schedules --seed {verdict.seed}"
+        for verdict in found
+        for violation in verdict.violations
+    ]
+    assert not failed, "\n".join(failed)
+    assert sorted(verdict.seed for verdict in found) == list(range(N_SEEDS))
+    assert min(verdict.n_crashes for verdict in found) >= 2
+    assert min(verdict.n_accepted for verdict in found) >= 5
+
+
+def test_schedule_is_a_function_of_its_seed() -> None:
+    """At least eight devices, five rounds, three misbehaviours, two crashes; another seed, another schedule."""
+    drawn = [Schedule.drawn(seed) for seed in range(300)]
+    for schedule in drawn:
+        assert schedule == Schedule.drawn(schedule.seed)
+        assert len(schedule.links) >= 8
+        assert schedule.tables["stop"] == {"rounds": 5}
+        assert len(schedule.faults.misbehaviours) >= 3
+        assert len(schedule.crashes) >= 2
+    crashes = [crash for schedule in drawn for crash in schedule.crashes]
+    assert {"aggregator", "broker", "d0"} <= {crash.victim for crash in crashes}
+    assert {crash.is_power_cut for crash in crashes if crash.within} == {False, True}
+    assert {crash.is_power_cut for crash in crashes if not crash.within} == {False, True}
+    assert len({"\n".join(schedule.lines()) for schedule in drawn}) == len(drawn)
+
+
+def test_replay_in_another_process_is_the_same_to_the_last_row() -> None:
+    """A seed decides everything: no hash, no clock, no memory address has a say."""
+    code = "from simulator.schedule_pool import judge; print([(v.seed, v.journal) for v in judge(range(3, 7))])"
+    said = set()
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        said.add(ran.stdout)
+    assert len(said) == 1
+    assert len(set(said.pop().split("), ("))) == 4
+
+
+def test_trace_tells_who_died(tmp_path: Path) -> None:
+    """A replay says in virtual seconds what happens, and with messages who publishes what."""
+    lines: list[str] = []
+    carry_out(Schedule.drawn(3), say=lines.append, tells_messages=True)
+    assert sum("dead" in line for line in lines) >= 1
+    assert any(" publishes fl/v1/fleet/" in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def first_violations(carry: Callable[[Schedule], Verdict] = carry_out) -> str:
+    """Return what is found first of a planted mistake; "" if it is not."""
+    for seed in PLANT_SEEDS:
+        verdict = carry(Schedule.drawn(seed))
+        if verdict.violations:
+            return "\n".join(verdict.violations)
+    return ""
+
+
+def test_disk_that_does_not_synchronise_is_found() -> None:
+    """When fsync keeps nothing, a power cut takes what a receipt has promised, or leaves what cannot be opened."""
+    found = first_violations(partial(carry_out, is_honest=False))
+    assert any(words in found for words in ("was said to be accepted", "has lost report", "damaged", "cannot be read"))
+
+
+def test_receipt_before_its_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that hears an outcome forgets its update: the row must be durable before."""
+    put = RowWriter.put
+
+    def hasty(self: RowWriter, command: cmd.Command) -> bool:
+        if isinstance(command, cmd.Journal):
+            for each in command.then:
+                if isinstance(each, cmd.SendReceipt):
+                    self._execute(each)
+        return put(self, command)
+
+    monkeypatch.setattr(RowWriter, "put", hasty)
+    assert "went out before its row was durable" in first_violations()
+
+
+def test_update_that_is_folded_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One update counted twice changes bits of the model, and every bit is compared."""
+    fold = VersionMaking._fold
+
+    async def twice(self: VersionMaking, command: cmd.Fold) -> None:
+        await fold(self, command)
+        if command.record.seq == 7:
+            await fold(self, command)
+            self._aggregation._sums[command.record.into].n_updates -= 1
+
+    monkeypatch.setattr(VersionMaking, "_fold", twice)
+    assert "is not what its" in first_violations()
+
+
+def test_outbox_that_is_not_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device may forget nothing that it has offered, or its work is lost with the power."""
+
+    def lazily(path: Path, *parts: bytes) -> None:
+        path.write_bytes(b"".join(parts))
+
+    monkeypatch.setattr("edge_client.outbox.write_durably", lazily)
+    found = first_violations()
+    assert any(words in found for words in ("has lost report", "damaged"))
+
+
+def test_update_file_that_is_not_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is durable while the file it counts is not: a power cut leaves a sum that cannot be made."""
+    finish = PartFiles.finish
+
+    def lazily(self: PartFiles, lease: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("os.fsync", lambda descriptor: None)
+            finish(self, lease)
+
+    monkeypatch.setattr(PartFiles, "finish", lazily)
+    found = first_violations()
+    assert any(words in found for words in ("update", "has come to nothing", "is not what its"))
