@@ -178,12 +178,14 @@ class _Story:
                 case What.BORN if waiting is not None:
                     story.trained[waiting], waiting = "killed before it was stored", None
                 case What.ASSIGNED:
+                    lease_of_round.pop(note.round_id, None)  # the newest stands last
                     lease_of_round[note.round_id] = note.lease
                     if waiting is not None:  # newer work came while it was being stored
                         story.trained[waiting] = "given up for newer work"
                 case What.TRAINED:
                     waiting = note.sha256
-                    story.trained[waiting] = ""
+                    is_newest = note.round_id == next(reversed(lease_of_round), note.round_id)
+                    story.trained[waiting] = "" if is_newest else "given up for newer work"
                     ended[waiting] = lease_of_round.get(note.round_id, "")
                 case What.OFFERED:
                     story._offered(note)

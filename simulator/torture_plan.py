@@ -65,10 +65,10 @@ class Scale:
     processes: int = 3
     devices: int = 24
     report_goal: int = 48
-    versions: int = 50
+    versions: int = 80
     longest_run_s: float = 100.0
     broker_every_s: float = 10.0
-    devices_every_s: float = 4.0
+    devices_every_s: float = 6.0
     life_s: float = 2.0
 
     @property

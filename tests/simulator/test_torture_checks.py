@@ -95,6 +95,7 @@ def _foreign_lease(story: Story) -> None:
 
 
 def _trained_and_forgotten(story: Story) -> None:
+    story.note(What.ASSIGNED, "d1", lease=lease(8), round_id=2)
     story.note(What.TRAINED, "d1", round_id=2, number=7, sha256=sha256_of(7, N_PARAMS))
     story.note(What.OFFERED, "d1", lease=lease(1), sha256=sha256_of(NUMBERS[0], N_PARAMS))
     story.note(What.TRAINED, "d1", round_id=3, number=8, sha256=sha256_of(8, N_PARAMS))
@@ -161,6 +162,16 @@ def test_update_whose_lease_was_cancelled_while_it_was_trained_is_no_loss() -> N
     story.note(What.ASSIGNED, "d1", lease=lease(9), round_id=2)
     story.note(What.TRAINED, "d1", round_id=2, number=7, sha256=sha256_of(7, N_PARAMS))
     story.note(What.FINAL, "d1", lease=lease(9), outcome="cancelled", reason="committed")
+    assert _violations(story) == []
+
+
+def test_update_that_was_still_being_trained_when_newer_work_came_is_no_loss() -> None:
+    """The device dropped it for that work, whether or not it heard what became of the lease."""
+    story = a_story()
+    story.note(What.ASSIGNED, "d1", lease=lease(8), round_id=2)
+    story.note(What.ASSIGNED, "d1", lease=lease(9), round_id=3)
+    story.note(What.TRAINED, "d1", round_id=2, number=7, sha256=sha256_of(7, N_PARAMS))
+    story.note(What.TRAINED, "d1", round_id=3, number=8, sha256=sha256_of(8, N_PARAMS))
     assert _violations(story) == []
 
 
