@@ -160,3 +160,34 @@ async def test_disk_that_does_not_do_as_it_is_told_does_not_end_the_device(tmp_p
     assert work.held() == []
     assert work.outbox.finals == [lease(1)]
     assert await work.work(ORDER.model_copy(update={"lease": lease(2)})) == []
+
+
+class PowerCut(BaseException):
+    """Nothing of this process goes on."""
+
+
+@pytest.mark.parametrize("step", ["accept", "conclude"])
+async def test_outcome_moves_the_state_once_wherever_the_power_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Killed before the state is current, or after it and before the report is deleted: the repeat finishes it."""
+    task = AddOne(5000, state=True)
+    accepted = Settle(lease=lease(1), outcome=Outcome.ACCEPTED)
+    work = await opened(tmp_path, task)
+    await work.work(ORDER)
+    room = {"accept": work._state, "conclude": work.outbox}[step]
+
+    def die(_: str) -> None:
+        raise PowerCut
+
+    monkeypatch.setattr(room, step, die)
+    with pytest.raises(PowerCut):
+        await work.settle(accepted)
+
+    again = await opened(tmp_path, task)
+    assert [held.lease for held in again.held()] == [lease(1)]  # so it is offered, and the outcome comes again
+    await again.settle(accepted)
+    await again.settle(accepted)
+    assert again.held() == []
+    await again.work(ORDER.model_copy(update={"lease": lease(2)}))
+    assert int(task.seen[-1].state["count"]) == 1

@@ -1,4 +1,5 @@
 import asyncio
+from collections import defaultdict
 from pathlib import Path
 from random import Random
 
@@ -7,8 +8,12 @@ import pytest
 from broker.simulated import SimulatedBroker
 from edge_client.config import EdgeSettings
 from edge_client.hosting import HostedDevice, run_many
+from shared.blocking import Lane
 from shared.errors import CredentialsRefused
+from shared.messages import DeviceStatus
 from shared.task import Arrays, Client, ClientId, Trained, Work
+from shared.topics import StatusTopic
+from shared.wire import decode_json
 from simulator.inline_blocking import InlineBlocking
 from tests.edge_client.builders import lease
 from tests.edge_client.fake_aggregator import FakeAggregator
@@ -28,6 +33,32 @@ def some_devices(broker: SimulatedBroker, folder: Path, count: int) -> list[Host
         )
         for i in range(count)
     ]
+
+
+async def test_device_that_waits_for_its_turn_shows_progress(tmp_path: Path) -> None:
+    """Its lease lives on while those before it train: what it says in its status rises before its turn has come."""
+    broker, task, stop = SimulatedBroker(), AddOne(100), asyncio.Event()
+    aggregator = FakeAggregator(broker, task)
+    aggregator.orders = [aggregator.order(number, status_every_s=1.0) for number in (1, 2, 3)]
+    seen: defaultdict[tuple[int, str], list[float]] = defaultdict(list)  # by device and lease
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(aggregator.serve())
+        lanes = InlineBlocking(Random(1), {Lane.TRAINING: (20.0, 20.0)})
+        devices = some_devices(broker, tmp_path, 3)
+        hosting = group.create_task(run_many(devices, task, run_blocking=lanes, stop=stop))
+        while len(aggregator.finals) < 3:
+            await asyncio.sleep(0.5)
+            for i in range(3):
+                said = broker.retained.get(aggregator.topics.build(StatusTopic(f"pi-{i}")))
+                status = decode_json(DeviceStatus, said) if said else None
+                if status and status.lease and status.phase == "training" and status.progress is not None:
+                    seen[i, status.lease].append(status.progress)
+        stop.set()
+        await hosting
+        serving.cancel()
+    for shown in seen.values():
+        assert shown == sorted(shown)
+    assert max(len({progress for progress in shown if 0 < progress <= 2 / 3}) for shown in seen.values()) >= 2
 
 
 async def test_devices_train_one_at_a_time(tmp_path: Path) -> None:
