@@ -33,8 +33,12 @@ def environment(setting: Setting) -> dict[str, str]:
 async def while_all_run(children: Sequence[Child], work: Awaitable[None]) -> None:
     """Await `work`; a process that ends meanwhile has failed.
 
+    Args:
+        children: the server first.
+        work: raises TimeoutError when it hears nothing of the server for too long.
+
     Raises:
-        FederationError: one has, or the work has.
+        FederationError: a process has failed, or the work has.
     """
 
     async def guard(child: Child) -> None:
@@ -47,7 +51,10 @@ async def while_all_run(children: Sequence[Child], work: Awaitable[None]) -> Non
             for each in guards:
                 each.cancel()
     except BaseExceptionGroup as errors:
-        raise leaf_of(errors) from errors
+        error, server = leaf_of(errors), children[0]
+        if isinstance(error, TimeoutError):
+            error = FederationError(f"nothing is heard of {server.name} any more; its log is {server.log}")
+        raise error from errors
 
 
 async def until_all_left(children: Sequence[Child]) -> None:

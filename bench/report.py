@@ -90,8 +90,9 @@ def arrangement(*, n_turns: int, n_rounds: int, n_processes: int, flower: str) -
         "Bare pipe: each chunk of 120 KiB from aiomqtt to Mosquitto to every device, and as many bytes back from each; "
         "QoS 1, 16 chunks unacknowledged, TCP_NODELAY. Nothing is kept, checked or added.",
         "MB/s are payload, up and down, of 10^6 bytes. CPU is that of the server's process and its children, and of "
-        "the broker; devices, which a fleet has elsewhere, stand beside it. Peak RSS is VmHWM, most over all turns. "
-        "Loop lag is the p99 of the worst round.",
+        "the broker; devices, which a fleet has elsewhere, stand beside it. Peak RSS is VmHWM, most over all turns, of "
+        "the server's process alone: the child in which the aggregator would evaluate is idle here. Loop lag is the "
+        "p99 of the worst round.",
     ]
 
 

@@ -3,7 +3,6 @@
 Not here: what a turn is (`turn.py`), what becomes of the figures (`table.py`, `report.py`).
 """
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from bench.cases import Case
 from bench.table import NAMES, cpu_ms, round_s
 from bench.turn import Contender, ContenderName, Say, Setting, Turn
+from shared.errors import FederationError
 
 __all__ = ["Plan", "take_turns"]
 
@@ -56,7 +56,7 @@ async def take_turns(plan: Plan, done: Callable[[Case, ContenderName, Turn], Non
         say: is told of each turn.
 
     Raises:
-        FederationError: a contender failed; its files are kept.
+        FederationError: a contender failed; the files of that turn are kept.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     step = 0
@@ -78,7 +78,12 @@ async def _one(plan: Plan, case: Case, contender: Contender, live: Say) -> Turn:
     live("starting")
     place = Path(tempfile.mkdtemp(prefix=f"{case}-{contender.name}-", dir=plan.folder))
     setting = Setting(case=case, n_rounds=plan.n_rounds, n_processes=plan.n_processes, folder=place)
-    turn = await contender.turn(setting, live)
-    if not plan.keep_files:
-        await asyncio.to_thread(shutil.rmtree, place)
-    return turn
+    keeps_files = plan.keep_files
+    try:
+        return await contender.turn(setting, live)
+    except FederationError:
+        keeps_files = True  # the error names logs in it
+        raise
+    finally:
+        if not keeps_files:
+            shutil.rmtree(place)
