@@ -22,7 +22,8 @@ from aggregator.journal_scan import repair_hint
 from aggregator.leases import LeaseState
 from aggregator.model_store import ModelStore, ServerState, warm_start
 from aggregator.part_files import PartFiles
-from aggregator.publishing import ModelBlob, model_blob
+from aggregator.past_models import PastModels, chunk_sizes
+from aggregator.publishing import ModelBlob
 from aggregator.records import CommitRecord, ConfigRecord, Record
 from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
@@ -59,6 +60,8 @@ class OpenRun:
     """Of the committed version."""
     models: dict[int, ModelRef]
     """Every version that may still be on the broker."""
+    outdated: list[ModelRef]
+    """The same versions as they were cut before, when the size of chunks has changed since."""
 
 
 def run_name(settings: Settings) -> str:
@@ -136,14 +139,9 @@ async def open_run(
         await aggregation.fold(record)
     await _note_settings(settings, journal, recovered, machine.version)
     await run_blocking(Lane.DISK, partial(_tidy, machine, part_files))
-    models: dict[int, ModelRef] = {}
-    for version in store.versions():
-        if version <= machine.version:
-            old = await run_blocking(Lane.DISK, partial(load, version))
-            blob = await run_blocking(
-                Lane.COMPUTE, partial(model_blob, old.parameters, spec, version, settings.transfer.chunk_bytes)
-            )
-            models[version] = blob.ref
+    versions = [version for version in store.versions() if version <= machine.version]
+    sizes = chunk_sizes(records, settings.transfer.chunk_bytes)
+    past = await run_blocking(Lane.COMPUTE, partial(PastModels, load, versions, sizes))
     if records:
         log.info("run_resumed", run=run, round=machine.round_id, version=machine.version, phase=str(machine.phase))
     return OpenRun(
@@ -156,8 +154,9 @@ async def open_run(
         store=store,
         part_files=part_files,
         aggregation=aggregation,
-        blob=blob,
-        models=models,
+        blob=past.newest,
+        models=past.models,
+        outdated=past.outdated,
     )
 
 

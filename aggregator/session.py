@@ -72,7 +72,7 @@ class Session:
         self._there: ModelBlob | None = None  # the newest that was read back from the broker
         self._is_new = False  # the newest version has not been published, or what it replaces not been deleted
         self._is_missed = asyncio.Event()  # pieces of it are missing; or it is new
-        self._gone: list[ModelRef] = []  # to be deleted from the broker
+        self._gone: list[ModelRef] = list(opened.outdated)  # to be deleted from the broker
         words.epoch = max(opened.recovered.epoch + 1, int(wall()))  # for the will; claimed only later
         self._is_up = False
         self._is_leaving = False
