@@ -1,11 +1,13 @@
 import asyncio
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
 from shared.blocking import Lane
 from shared.task import TrainingCancelled
-from simulator.inline_blocking import InlineBlocking
+from simulator.inline_blocking import LATE, QUICK, InlineBlocking
 
 pytestmark = pytest.mark.virtual_time
 
@@ -92,3 +94,38 @@ async def test_same_seed_takes_the_same_time() -> None:
             await run(Lane.DISK, int)
         times.append(_now() - begun)
     assert times[0] == pytest.approx(times[1])
+
+
+async def test_late_work_takes_long_and_keeps_its_order() -> None:
+    """One piece in so many is late by seconds; what was asked for after it waits for it."""
+    loop = asyncio.get_running_loop()
+    blocking = InlineBlocking(Random(1), late=0.3)
+    done: list[tuple[int, float]] = []
+
+    async def one(i: int) -> None:
+        before = loop.time()
+        assert await blocking(Lane.DISK, lambda: i) == i
+        done.append((i, loop.time() - before))
+
+    for i in range(60):
+        await one(i)
+    late = [seconds for _, seconds in done if seconds > QUICK[Lane.DISK][1]]
+    assert 8 <= len(late) <= 28
+    assert all(LATE[0] <= seconds <= LATE[1] + 0.001 for seconds in late)
+    done.clear()
+    async with asyncio.TaskGroup() as group:
+        for i in range(20):
+            group.create_task(one(i))
+    assert [i for i, _ in done] == list(range(20))
+
+
+async def test_work_is_done_within_what_is_given() -> None:
+    """Whoever owns the machine sees each call."""
+    seen: list[object] = []
+
+    def within(work: Callable[[], Any]) -> Any:
+        seen.append(work())
+        return seen[-1]
+
+    assert await InlineBlocking(Random(1), within=within)(Lane.COMPUTE, lambda: 7) == 7
+    assert seen == [7]

@@ -109,3 +109,14 @@ class TestRunInVirtualTime:
         with pytest.raises(InvalidState, match="not finished after 100 s"):
             run_in_virtual_time(endless(), limit_s=100.0)
         assert ended_at == [155.0]
+
+
+async def test_timers_of_one_time_keep_their_order() -> None:
+    """First asked for, first called; cancelled ones are not called."""
+    loop = asyncio.get_running_loop()
+    called: list[int] = []
+    timers = [loop.call_at(5.0, called.append, i) for i in range(20)]
+    for timer in timers[::3]:
+        timer.cancel()
+    await asyncio.sleep(6.0)
+    assert called == [i for i in range(20) if i % 3]
