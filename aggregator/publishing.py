@@ -135,7 +135,7 @@ class Publisher:
         return True
 
     async def publish(self, blob: ModelBlob) -> None:
-        """Publish a model, and return once the last chunk and the last piece of its index were read back.
+        """Publish a model, and return once its first and last chunk and the last piece of its index were read back.
 
         Raises:
             TransportError: the link is gone; call `ensure` on the next connection.
@@ -145,7 +145,7 @@ class Publisher:
         chunks, index = self._pieces(blob)
         await self._send(chunks)
         await self._send(index)
-        if await self._missing([chunks[-1], index[-1]]):
+        if await self._missing(_samples(chunks, index)):
             await self.ensure(blob)
 
     async def ensure(self, blob: ModelBlob) -> int:
@@ -158,18 +158,20 @@ class Publisher:
         chunks, index = self._pieces(blob)
         n_sent = 0
         for _ in range(ATTEMPTS):
-            missing = await self._missing([chunks[-1], index[-1]])
-            # a broker that has forgotten both has forgotten everything: waiting for each piece would only cost time
-            missing = [*chunks, *index] if len(missing) == 2 else await self._missing([*chunks, *index])
+            samples = _samples(chunks, index)
+            # a broker that has forgotten them has forgotten everything: waiting for each piece would only cost time
+            has_forgotten = len(await self._missing(samples)) == len(samples)
+            missing = [*chunks, *index] if has_forgotten else await self._missing([*chunks, *index])
             if not missing:
                 return n_sent
             await self._send(missing)
             n_sent += len(missing)
-        if await self._missing([chunks[-1], index[-1]]):
+        if missing := await self._missing(_samples(chunks, index)):
             raise ConfigError(
-                f"the broker acknowledges the model's chunks and does not keep them: {chunks[-1].topic}",
+                f"the broker acknowledges the model's chunks and does not keep them: {missing[0].topic}",
                 where="broker",
-                hint="its access rules must let the aggregator write run/#, and retained messages must be on",
+                hint="its access rules must let the aggregator write run/#, retained messages must be on, no limit on their "
+                "size (Mosquitto: message_size_limit) may be below transfer.chunk_bytes",
             )
         return n_sent
 
@@ -249,6 +251,11 @@ class Publisher:
             )
 
 
+def _samples(chunks: Sequence[_Piece], index: Sequence[_Piece]) -> list[_Piece]:
+    """Return what is read back: the last pieces, behind all others, and a chunk of full size, for limits on that."""
+    return [*chunks[:-1][:1], chunks[-1], index[-1]]
+
+
 async def _for_each(pieces: Sequence[_Piece], act: Callable[[_Piece], Awaitable[None]]) -> None:
     """Do something for each piece, WINDOW at a time."""
     waiting = iter(pieces)
@@ -259,7 +266,10 @@ async def _for_each(pieces: Sequence[_Piece], act: Callable[[_Piece], Awaitable[
 
     try:
         async with asyncio.TaskGroup() as group:
-            for i in range(min(WINDOW, len(pieces))):
-                group.create_task(work(), name=f"publishing-{i}")
+            workers = [group.create_task(work(), name=f"publishing-{i}") for i in range(min(WINDOW, len(pieces)))]
+            if workers:
+                # Waited for in here: until Python 3.13 a child that fails while the group waits at its end leaves
+                # its parent marked as being cancelled, and a lost link would end the session for good.
+                await asyncio.wait(workers)
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors

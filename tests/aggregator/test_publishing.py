@@ -148,6 +148,25 @@ async def test_publish_to_a_broker_that_keeps_nothing_is_refused() -> None:
             await publisher.publish(a_blob(n_params=10))
 
 
+async def test_publish_to_a_broker_that_drops_what_is_large_is_refused() -> None:
+    """The last chunk, being shorter, is kept; the others are acknowledged and gone, and the operator learns of it."""
+    broker = SimulatedBroker(faults=Faults(drop_above_bytes=4095))
+    async with a_publisher(broker) as publisher:
+        with pytest.raises(ConfigError, match="message_size_limit"):
+            await publisher.publish(a_blob())
+
+
+async def test_publish_that_fails_leaves_its_caller_uncancelled() -> None:
+    """Whoever catches the loss goes on with the next connection: nothing says that it is to end."""
+    broker = SimulatedBroker(faults=Faults(cut_above_bytes=1000))
+    task = asyncio.current_task()
+    assert task is not None
+    async with broker.transport("aggregator").connect() as connection:
+        with pytest.raises(TransportError):
+            await Publisher(connection, TOPICS, RUN).publish(a_blob())
+        assert task.cancelling() == 0
+
+
 async def test_publish_of_chunks_over_the_brokers_limit_is_refused_before_anything_is_sent() -> None:
     """The setting to change is named."""
     broker = SimulatedBroker(faults=Faults(max_payload_bytes=4000))

@@ -4,10 +4,13 @@ Each run looks from outside at what is published and at the journal: an update c
 once a version, and a receipt is never taken back. That a switch struck at all is checked with it.
 """
 
+import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
 from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -18,12 +21,15 @@ from aggregator.results import RunResult
 from broker.faults import Faults
 from broker.link import Failures, LinkProfile
 from edge_client.config import EdgeSettings, TimerSettings
+from shared.errors import ConfigError, leaf_of
 from shared.messages import Outcome, Receipt
 from shared.wire import decode
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.virtual_time import run_in_virtual_time
 from tests.conftest import LONGEST_VIRTUAL_S
 from tests.integration.linear import LinearTask, some_settings
+
+T = TypeVar("T")
 
 N_DEVICES = 8
 ROUNDS = 4
@@ -33,6 +39,12 @@ RESETTING = LinkProfile(latency_s=0.05, jitter_s=0.05, resets_every_s=10.0)
 """Its clients connect anew all the time."""
 STALLING = LinkProfile(latency_s=0.05, jitter_s=0.05, stalls=Failures(every_s=15.0, lasts_s=8.0))
 """Much is under way on it now and then."""
+
+
+def _quietly(run: Coroutine[Any, Any, T]) -> T:
+    """Run without the log and without asyncio's debug mode: both take longer than what they watch."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    return run_in_virtual_time(run, limit_s=LONGEST_VIRTUAL_S)
 
 
 class Receipts:
@@ -92,10 +104,8 @@ def _survives(
     padding: int = PADDING,
     link: LinkProfile | None = None,
 ) -> Counter[str]:
-    """As `_live`, from its beginning to its end, without the log and without asyncio's debug mode."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    run = _live(folder, faults, rounds=rounds, seed=seed, padding=padding, link=link)
-    return run_in_virtual_time(run, limit_s=LONGEST_VIRTUAL_S)
+    """As `_live`, from its beginning to its end."""
+    return _quietly(_live(folder, faults, rounds=rounds, seed=seed, padding=padding, link=link))
 
 
 @pytest.mark.parametrize(
@@ -132,3 +142,90 @@ def test_run_survives_a_random_mix(tmp_path: Path, seed: int) -> None:
     """Three misbehaviours or more at a time, as they are drawn for crash schedules."""
     faults = Faults.drawn(Random(seed))
     _survives(tmp_path, faults, seed=seed)
+
+
+DROPS_CHUNKS = Faults(drop_above_bytes=4096)
+CUTS_AT_CHUNKS = Faults(cut_above_bytes=4096)
+CHUNKS_ABOVE = {"chunk_bytes": 8192}
+
+
+@pytest.mark.parametrize(
+    ("phase", "faults"), [("", CUTS_AT_CHUNKS), ("reporting", CUTS_AT_CHUNKS), ("reporting", DROPS_CHUNKS)]
+)
+def test_limit_that_nobody_announced_is_waited_out(tmp_path: Path, phase: str, faults: Faults) -> None:
+    """A broker that drops chunks, or throws out who sends them: the run goes on as soon as its operator lets it.
+
+    Devices that are thrown out send smaller chunks meanwhile; the model's are the aggregator's, and stay.
+    """
+
+    async def live() -> None:
+        settings = some_settings(tmp_path, stop={"rounds": 2}, transfer=CHUNKS_ABOVE)
+        async with Fleet(settings, LinearTask(PADDING), tmp_path, faults=Faults() if phase else faults) as fleet:
+            fleet.start_aggregator()
+            for i in range(6):
+                fleet.add(f"d{i}")
+            await fleet.until(lambda: fleet.status is not None and fleet.status.phase == phase)
+            fleet.broker.faults = faults
+            await asyncio.sleep(200.0)
+            assert sum(fleet.broker.struck.values()) > 10
+            assert fleet.is_running(AGGREGATOR)
+            if phase and faults is CUTS_AT_CHUNKS:
+                journal = read_journal(tmp_path / "runs" / "test" / "journal.sqlite")
+                assert sum(isinstance(record, AcceptRecord) for record in journal) >= 3
+            fleet.broker.faults = Faults()
+            async with asyncio.timeout(300.0):
+                assert (await fleet.result()).version == 2
+
+    _quietly(live())
+
+
+def test_chunks_that_are_acknowledged_and_dropped_are_refused_at_the_start(tmp_path: Path) -> None:
+    """The first model is read back: whoever starts a run on such a broker is told, with the setting to look at."""
+
+    async def live() -> None:
+        settings = some_settings(tmp_path, transfer=CHUNKS_ABOVE)
+        async with Fleet(settings, LinearTask(PADDING), tmp_path, faults=DROPS_CHUNKS) as fleet:
+            fleet.start_aggregator()
+            await fleet.result()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        _quietly(live())
+    error = leaf_of(caught.value)
+    assert isinstance(error, ConfigError)
+    assert "message_size_limit" in str(error)
+
+
+def test_nothing_above_an_announced_limit_is_ever_sent(tmp_path: Path) -> None:
+    """A broker that says what it takes, and drops or cuts above it, finds nothing to drop or to cut."""
+    limit = 4096  # the size of a chunk
+    faults = Faults(max_payload_bytes=limit, drop_above_bytes=limit, cut_above_bytes=limit)
+    assert not _survives(tmp_path, faults)
+
+
+def test_truncated_wildcards_hide_nobody(tmp_path: Path) -> None:
+    """Presence is asked for at QoS 0, models by name: a broker that truncates has nothing to truncate."""
+    faults = Faults(wildcard_retained=1, crash_every_s=8.0, autosave_s=0.0)
+    struck = _survives(tmp_path, faults)
+    assert struck["crash_every_s"] > 0
+    assert struck["wildcard_retained"] == 0
+
+
+def test_aggregator_contradicts_its_own_late_will(tmp_path: Path) -> None:
+    """What its former connection left, a minute later, over its status: it says again at once that it is there."""
+
+    async def live() -> None:
+        faults = Faults(late_will=1.0)
+        async with Fleet(some_settings(tmp_path), LinearTask(), tmp_path, faults=faults) as fleet:
+            fleet.start_aggregator()  # without devices it waits
+            await fleet.until(lambda: fleet.status is not None and fleet.status.phase == "waiting")
+            fleet.broker.cut(AGGREGATOR)
+            await fleet.until(lambda: not _is_online(fleet))
+            assert fleet.broker.struck["late_will"] == 1
+            async with asyncio.timeout(1.0):
+                await fleet.until(lambda: _is_online(fleet))
+
+    _quietly(live())
+
+
+def _is_online(fleet: Fleet) -> bool:
+    return fleet.status is not None and fleet.status.online
