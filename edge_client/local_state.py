@@ -104,7 +104,7 @@ class LocalState:
             run, packed = self._in_memory.pop(lease)
             make_folder(self._folder)
             write_durably(self._folder / f"{run}{CURRENT}", packed)
-        for path in self._folder.glob(f"{lease}.*{_PENDING}"):
+        for path in self._waiting(lease):
             run = path.name.removeprefix(f"{lease}.").removesuffix(_PENDING)
             path.replace(self._folder / f"{run}{CURRENT}")
             sync_folder(self._folder)
@@ -113,8 +113,12 @@ class LocalState:
     def roll_back(self, lease: str) -> None:
         """The update does not count: what was current stays so."""
         self._in_memory.pop(lease, None)
-        for path in self._folder.glob(f"{lease}.*{_PENDING}"):
+        for path in self._waiting(lease):
             path.unlink()
+
+    def _waiting(self, lease: str) -> list[Path]:
+        # one pattern for every lease: pathlib compiles each new one anew, and forgets none
+        return [path for path in self._folder.glob(f"*{_PENDING}") if path.name.startswith(f"{lease}.")]
 
     def _name(self, run: str, cause: str) -> None:
         self._log.error(
