@@ -170,8 +170,8 @@ class Publisher:
             raise ConfigError(
                 f"the broker acknowledges the model's chunks and does not keep them: {missing[0].topic}",
                 where="broker",
-                hint="its access rules must let the aggregator write run/#, retained messages must be on, no limit on their "
-                "size (Mosquitto: message_size_limit) may be below transfer.chunk_bytes",
+                hint="its access rules must let the aggregator write run/#, retained messages must be on, and a limit "
+                "on their size (Mosquitto: message_size_limit) must not be below transfer.chunk_bytes",
             )
         return n_sent
 
