@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aggregator.config import Settings
-from aggregator.opening import first_state, run_name
+from aggregator.opening import first_state, resumption, run_name
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.logs import LogLevel, set_up_logs
@@ -86,7 +86,10 @@ def watch(
 
 @app.command()
 def check(toml: Toml, as_json: Json = False) -> None:
-    """Read the TOML, load the task, ask it for its model, and say what the run will need. Starts nothing."""
+    """Read the TOML, load the task, ask it for its model, and say what the run will need. Starts nothing.
+
+    Of a run that would go on it says at which version, what the TOML changes, and from which version on that holds.
+    """
     set_up_logs("warning")
     with _explained():
         settings = load_settings(Settings, toml)
@@ -251,6 +254,7 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
         "update_travels": "inline" if update_bytes <= settings.transfer.inline_bytes else "in chunks",
         "reports_a_round": f"{knobs.quorum_count} to {knobs.report_goal}",
         "folder": str(settings.output.folder / run_name(settings)),
+        **resumption(settings),
     }
 
 

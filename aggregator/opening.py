@@ -17,7 +17,7 @@ import structlog
 from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, central_metrics
-from aggregator.journal import Journal
+from aggregator.journal import Journal, read_journal
 from aggregator.journal_scan import repair_hint
 from aggregator.leases import LeaseState
 from aggregator.model_store import ModelStore, ServerState, warm_start
@@ -38,7 +38,7 @@ from shared.messages import ModelRef
 from shared.parameters import ParameterSpec, constants_of
 from shared.task import Initial
 
-__all__ = ["OpenRun", "first_state", "open_run", "run_name", "unfinished_checks"]
+__all__ = ["OpenRun", "first_state", "open_run", "resumption", "run_name", "unfinished_checks"]
 
 log = structlog.get_logger(__name__)
 
@@ -158,6 +158,31 @@ async def open_run(
         models=past.models,
         outdated=past.outdated,
     )
+
+
+def resumption(settings: Settings) -> dict[str, str]:
+    """Return what a start would go on with, and what its settings would change; {} when the run is new. For people.
+
+    Raises:
+        ConfigError: the journal is damaged, or a setting changed that cannot.
+    """
+    path = settings.output.folder / run_name(settings) / "journal.sqlite"
+    version, old = 0, None
+    for record in read_journal(path) if path.exists() else ():
+        match record:
+            case CommitRecord():
+                version = record.version
+            case ConfigRecord():
+                old = record
+    if old is None:
+        return {}
+    before, after = json.loads(old.settings), json.loads(settings_json(settings))
+    refuse_fixed(before, after, where=str(path.parent))
+    said = "; ".join(f"{key}: {change}" for key, change in changed(before, after).items())
+    return {
+        "goes_on_at_version": str(version),
+        "settings_changed": f"{said} (from version {version + 1} on)" if said else "no",
+    }
 
 
 async def first_state(settings: Settings, evaluator: Evaluator) -> ServerState:

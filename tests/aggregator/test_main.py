@@ -13,8 +13,13 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from aggregator.__main__ import app
+from aggregator.config import Settings
+from aggregator.journal_file import JournalFile
+from aggregator.journal_rows import row_of
 from aggregator.model_store import ModelStore, ServerState
+from aggregator.records import CloseRecord, CommitRecord, ConfigRecord, Record
 from aggregator.run_folder import RunFolder
+from shared.config import load_settings, settings_digest, settings_json
 from shared.parameters import ParameterSpec
 from tests.integration.linear import LinearTask
 
@@ -112,6 +117,34 @@ def test_check_says_what_a_run_will_need(tmp_path: Path, monkeypatch: pytest.Mon
     assert (facts["run"], facts["parameters"], facts["update_bytes"], facts["model_bytes"]) == ("linear", 8, 32, 32)
     assert (facts["update_travels"], facts["reports_a_round"]) == ("inline", "3 to 4")
     assert not (tmp_path / "runs").exists()
+
+
+def test_check_says_what_a_changed_toml_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that would go on: at which version, what differs, from when on; what cannot change is refused."""
+    monkeypatch.chdir(ROOT)
+    path = a_toml(tmp_path)
+    settings = load_settings(Settings, path)
+    folder = tmp_path / "runs" / "linear"
+    folder.mkdir(parents=True)
+    journal = JournalFile(folder / "journal.sqlite", None)
+    journal.open()
+    config = ConfigRecord(digest=settings_digest(settings), settings=settings_json(settings), from_version=1)
+    records: list[Record] = [
+        config,
+        CloseRecord(into=1, last_seq=0),
+        CommitRecord(version=1, round_id=1, digest="d" * 64),
+    ]
+    journal.append([row_of(record) for record in records])
+    journal.confirm()
+    journal.close()
+    assert json.loads(invoke("check", path, "--json").stdout)["settings_changed"] == "no"
+    facts = json.loads(invoke("check", a_toml(tmp_path, more="quorum = 0.5"), "--json").stdout)
+    assert facts["goes_on_at_version"] == "1"
+    assert facts["settings_changed"] == "round.quorum: 0.75 -> 0.5 (from version 2 on)"
+    path.write_text(path.read_text().replace('"demo"', '"other"'))
+    refused = invoke("check", path)
+    assert refused.exit_code == 2
+    assert "begun with demo" in refused.output
 
 
 @pytest.mark.parametrize(
