@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench torture fuzz compose constraints
+.PHONY: help demo test check bench torture fuzz thin compose constraints
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ torture: .venv/ready ## kill everything over and over and count whether anything
 
 fuzz: .venv/ready ## a million hostile payloads on every topic, both ways; ARGS=--help says more
 	@$(PY) -m tests.fuzz $(ARGS)
+
+thin: .venv/ready ## 1 MiB down and up at 8 kB/s, at 2 kB/s and through resets, over a real broker; twenty minutes
+	@$(PY) -m simulator rehearse examples/thin.toml
 
 compose: ## the digits run in containers, to its last round; the result is the aggregator's
 	@scripts/compose.sh

@@ -74,7 +74,7 @@ class Reception:
     ) -> None:
         self._run, self._topics, self._spec = run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
-        self._codec = CODECS[settings.training.codec]
+        self._codec, self._chunk_bytes = CODECS[settings.training.codec], settings.transfer.chunk_bytes
         self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
         self.refused: Counter[Reason] = Counter()
@@ -136,6 +136,8 @@ class Reception:
         report = decode(Report, payload, max_data_bytes=MAX_INLINE_BYTES)
         codec = CODECS[lease.record.codec]  # the settings may have changed since it was given
         check_report(report, lease, run=self._run, codec=codec, n_params=self._spec.n_params)
+        if (report.chunk_bytes or 0) > self._chunk_bytes:  # not final: the limit may have been higher before a restart
+            raise PeerError(Reason.CHUNK, f"in chunks of {report.chunk_bytes} bytes, at most {self._chunk_bytes}")
         match report.outcome:
             case Reported.FAILED:
                 reason = _FAILURES.get(report.error, Reason.TRAINING)

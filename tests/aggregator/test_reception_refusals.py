@@ -17,6 +17,7 @@ from shared.messages import DeviceStatus, Holding
 from shared.topics import CheckInTopic, ChunkTopic, ReportTopic, StatusTopic
 from shared.wire import encode, encode_json
 from tests.aggregator.builders import (
+    CHUNK_BYTES,
     RUN,
     a_report,
     an_offer,
@@ -98,6 +99,14 @@ def test_bad_report_is_rejected_with_its_reason(desk: Desk, changes: dict[str, A
     desk.settle()
     assert desk.engine.machine.tally.n_accepted == 0
     assert desk.engine.machine.leases[lease].reason is reason
+
+
+def test_offer_in_chunks_over_the_fleets_limit_is_not_taken_up_and_may_be_made_again(desk: Desk) -> None:
+    """A device may know the limit of yesterday: nothing is decided, and its next offer within the limit is taken."""
+    lease = desk.lease()
+    assert desk.report(encode(an_offer(UPDATE, lease, chunk_bytes=CHUNK_BYTES + 1))) == []
+    assert desk.reception.refused == {Reason.CHUNK: 1}
+    assert desk.report(encode(an_offer(UPDATE, lease))) == [ev.Offered(device="d0", lease=lease)]
 
 
 @pytest.mark.parametrize(
