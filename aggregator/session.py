@@ -68,8 +68,7 @@ class Session:
     ) -> None:
         self._opened, self._words, self._reception, self._tell, self._wall = opened, words, reception, tell, wall
         self._topics = words.topics
-        self._blob = opened.blob  # the newest committed version
-        self._there: ModelBlob | None = None  # the newest that was read back from the broker
+        self._there: ModelRef | None = None  # the newest version that was read back from the broker
         self._is_new = False  # the newest version has not been published, or what it replaces not been deleted
         self._is_missed = asyncio.Event()  # pieces of it are missing; or it is new
         self._gone: list[ModelRef] = list(opened.outdated)  # to be deleted from the broker
@@ -95,17 +94,17 @@ class Session:
 
     def publish_round(self) -> None:
         """Publish the manifest as it is now."""
-        self.send(*self._words.round((self._there or self._blob).ref), retained=True)
+        self.send(*self._words.round(self._there or self._opened.blob.ref), retained=True)
 
     def committed(self, blob: ModelBlob) -> None:
         """A version is the truth: publish it, now or at the next connection, then say `Published`."""
-        self._blob, self._is_new = blob, True
+        self._opened.blob, self._is_new = blob, True
         self._opened.models[blob.ref.version] = blob.ref
         self._is_missed.set()
 
     def repair(self, digest: str) -> None:
         """A device misses pieces of a model: look what is there, publish the rest, once for all who ask meanwhile."""
-        if digest == self._blob.ref.digest:
+        if digest == self._opened.blob.ref.digest:
             self._is_missed.set()
 
     async def say_goodbye(self) -> None:
@@ -163,13 +162,10 @@ class Session:
         await connection.subscribe([self._topics.every_status], qos=0)
         await connection.subscribe(self._topics.every_device)
         await self._step_back_if_served()  # before anything is published
-        blob = self._blob  # it may be another one by the time that this one is published
-        is_first = not self.ready.is_set() and not self._opened.recovered.n_records
-        await (publisher.publish(blob) if is_first else publisher.ensure(blob))
-        self._there = blob
+        self._there = there = await self._publish_what_is_missing(publisher)
         if not self.ready.is_set():
             await self._claim()
-        for topic, payload in (self._words.fleet(), self._words.round(blob.ref)):
+        for topic, payload in (self._words.fleet(), self._words.round(there)):
             await connection.publish(topic, payload, retained=True)
         while not self._outgoing.empty():  # meant for the connection before
             self._outgoing.get_nowait()
@@ -178,7 +174,7 @@ class Session:
         reconnect.progress()
         self.ready.set()
         self._tell(BrokerFound())
-        self._tell(Published(version=blob.ref.version))
+        self._tell(Published(version=there.version))
         for i in range(SENDERS):
             tasks.append(group.create_task(self._send_out(connection), name=f"session-send-{i}"))
         tasks.append(group.create_task(self._publish_models(publisher), name="session-models"))
@@ -186,6 +182,13 @@ class Session:
         await self._leave.wait()
         for task in tasks:
             task.cancel()
+
+    async def _publish_what_is_missing(self, publisher: Publisher) -> ModelRef:
+        """Publish the newest version, which may be another one by the time that this returns which it was."""
+        blob = self._opened.blob
+        is_first = not self.ready.is_set() and not self._opened.recovered.n_records
+        await (publisher.publish(blob) if is_first else publisher.ensure(blob))
+        return blob.ref
 
     async def _claim(self) -> None:
         """Take the fleet: with an epoch above all that came before, unless somebody else serves it."""
@@ -260,7 +263,7 @@ class Session:
             if not self._is_new:
                 await self._is_missed.wait()
             self._is_missed.clear()
-            blob = self._blob
+            blob = self._opened.blob
             try:
                 if self._is_new:
                     await self._publish_new(publisher, blob)
@@ -272,9 +275,9 @@ class Session:
                 await asyncio.sleep(PUBLISH_AGAIN_S)
 
     async def _publish_new(self, publisher: Publisher, blob: ModelBlob) -> None:
-        if blob is not self._there:
+        if blob.ref != self._there:
             await publisher.publish(blob)
-            self._there = blob
+            self._there = blob.ref
             self.bytes_down += len(blob.data) + len(blob.index_bytes)
         self._tell(Published(version=blob.ref.version))
         models = self._opened.models
@@ -286,7 +289,7 @@ class Session:
                 self._tell(ModelGone(version=ref.version))
         await publisher.delete(self._gone, list(models.values()), len(blob.data))
         self._gone.clear()
-        self._is_new = blob is not self._blob
+        self._is_new = blob is not self._opened.blob
 
     async def _publish_status(self, connection: Connection) -> None:
         last: bytes | None = None
