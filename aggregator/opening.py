@@ -141,7 +141,7 @@ async def open_run(
     await run_blocking(Lane.DISK, partial(_tidy, machine, part_files))
     versions = [version for version in store.versions() if version <= machine.version]
     sizes = chunk_sizes(records, settings.transfer.chunk_bytes)
-    past = await run_blocking(Lane.COMPUTE, partial(PastModels, load, versions, sizes))
+    past = await run_blocking(Lane.COMPUTE, partial(PastModels, partial(_loaded, state, load), versions, sizes))
     if records:
         log.info("run_resumed", run=run, round=machine.round_id, version=machine.version, phase=str(machine.phase))
     return OpenRun(
@@ -183,6 +183,11 @@ def resumption(settings: Settings) -> dict[str, str]:
         "goes_on_at_version": str(version),
         "settings_changed": f"{said} (from version {version + 1} on)" if said else "no",
     }
+
+
+def _loaded(state: ServerState, load: Callable[[int], ServerState], version: int) -> ServerState:
+    """Return a version; the current one is in memory once."""
+    return state if version == state.version else load(version)
 
 
 async def first_state(settings: Settings, evaluator: Evaluator) -> ServerState:
