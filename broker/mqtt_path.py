@@ -1,32 +1,40 @@
-"""The way of bytes beneath paho, on the event loop: read ahead, copied once, written in the same turn.
+"""The way of bytes beneath paho, on the event loop: many packets a read, payloads copied once, writes in the same turn.
 
 paho asks the socket for one byte at a time until it knows how long a packet is, copies a payload six times, takes one
 packet a turn, and waits for the selector before it writes. For a chunk of a model that costs more than everything
-else. Here its parser and its state stay as they are, and these four things are done for it. They touch private
-names of paho, which the contract suite of the transports holds in place.
+else. So here packets are cut out of what the socket has, a PUBLISH goes straight to whoever wants it, and every other
+packet to paho's own handler. That touches private names of paho, which the contract suite of the transports holds in
+place.
 
 Not here: what a message means (`mqtt.py`), TLS, which paho's socket does.
 """
 
 import asyncio
 import socket
+import ssl
+import time
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 
 __all__ = ["DataPath"]
 
-READ_AHEAD_BYTES = 65_536
-"""Asked of the socket at least; what a packet does not need waits for the next one."""
+READ_BYTES = 1 << 18
+"""Asked of the socket at a time, into one buffer that all connections of a loop share."""
 BYTES_A_TURN = 1 << 20
 """Read before other work of the loop gets its turn."""
 
-_PROTOCOL_ERROR: Final = 2  # paho's MQTT_ERR_PROTOCOL
+_MALFORMED: Final = 2  # paho's MQTT_ERR_PROTOCOL
+_LOST: Final = 7  # paho's MQTT_ERR_CONN_LOST
 _MQTT_5: Final = 5
+_PUBLISH: Final = 0x30
 _PUBACK: Final = 0x40
+_MAX_HEADER_BYTES: Final = 5
 
 _log = structlog.get_logger(__name__)
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 
 class DataPath:
@@ -48,27 +56,34 @@ class DataPath:
         broken: Callable[[Exception], None],
     ) -> None:
         self._paho, self._loop, self._arrived, self._broken = paho, loop, arrived, broken
-        self._ahead = memoryview(b"")
-        self._n_read = 0
-        self._is_drained = False
+        self._header = b""  # the beginning of a packet whose length is not known yet
+        self._packet: memoryview | None = None  # a packet of which a part is missing
+        self._n_there = 0  # bytes of it
+        self._command = 0  # its first byte
         self._is_write_due = False
         self._acknowledgements = bytearray()  # packets; those of a turn leave as one
         self._watched: socket.socket | None = None  # for writing: it took no more
-        self._receive_from_socket = paho._sock_recv
-        self._handle_any_publish = paho._handle_publish
-        paho._sock_recv = self._receive
-        paho._handle_publish = self._handle_publish
         paho.on_socket_unregister_write = self._on_socket_unregister_write
 
     def read(self) -> None:
         """Take all packets that are there, up to a turn's worth."""
-        self._n_read, self._is_drained = 0, False
+        n_read = 0
         try:
-            while not self._is_drained and self._paho.socket() is not None:
-                if self._n_read >= BYTES_A_TURN:
-                    self._loop.call_soon(self.read)  # what was read ahead wakes no selector
+            while (opened := self._paho.socket()) is not None:
+                if n_read >= BYTES_A_TURN:
+                    self._loop.call_soon(self.read)  # what a TLS socket holds back wakes no selector
                     return
-                self._paho.loop_read()
+                try:
+                    n_new = self._read(opened)
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    return
+                except OSError:
+                    n_new = 0
+                if not n_new:
+                    self._paho._loop_rc_handle(_LOST)
+                    return
+                n_read += n_new
+                self._paho._last_bytes_received = time.monotonic()  # for its keepalive
         except Exception as error:  # whatever paho meets there, the link is of no use any more
             self._broken(error)
 
@@ -97,46 +112,78 @@ class DataPath:
             self._loop.remove_writer(self._watched)
             self._watched = None
 
-    def _receive(self, n: int) -> bytes | memoryview:
-        """Return between 1 and `n` bytes; none at the end of the stream.
+    def _read(self, opened: socket.socket) -> int:
+        """Read once, and handle the packets that are whole now; return the number of bytes, 0 at the end."""
+        if self._packet is not None:
+            n_new = opened.recv_into(self._packet[self._n_there :])
+            self._n_there += n_new
+            if self._n_there == len(self._packet):
+                packet, self._packet = self._packet, None
+                self._handle(self._command, packet)
+            return n_new
+        buffer = _buffers.get(self._loop)
+        if buffer is None:
+            buffer = _buffers[self._loop] = memoryview(bytearray(READ_BYTES))
+        n_kept = len(self._header)
+        n_new = opened.recv_into(buffer[n_kept:])
+        if n_new:
+            buffer[:n_kept], self._header = self._header, b""
+            self._cut(buffer[: n_kept + n_new])
+        return n_new
 
-        Raises:
-            BlockingIOError: nothing is there yet.
-        """
-        if not self._ahead:
-            try:
-                data = self._receive_from_socket(max(n, READ_AHEAD_BYTES))
-            except BlockingIOError:
-                self._is_drained = True
-                raise
-            self._n_read += len(data)
-            self._ahead = memoryview(data)
-        taken, self._ahead = self._ahead[:n], self._ahead[n:]
-        return taken
+    def _cut(self, data: memoryview) -> None:
+        """Handle every whole packet, and keep the beginning of the last."""
+        at = 0
+        while at < len(data):
+            length, start = _variable_length(data, at + 1)
+            if start > len(data):
+                if len(data) - at >= _MAX_HEADER_BYTES:
+                    self._paho._loop_rc_handle(_MALFORMED)
+                else:
+                    self._header = bytes(data[at:])
+                return
+            end = start + length
+            if end > len(data):
+                self._command, self._packet = data[at], memoryview(bytearray(length))
+                self._n_there = len(data) - start
+                self._packet[: self._n_there] = data[start:]
+                return
+            self._handle(data[at], data[start:end])
+            if self._paho.socket() is None:  # it was the last word
+                return
+            at = end
 
-    def _handle_publish(self) -> int:
-        """Take a PUBLISH packet as paho would, and acknowledge it; its payload is copied once."""
-        header, packet = self._paho._in_packet["command"], memoryview(self._paho._in_packet["packet"])
-        qos = header >> 1 & 3
-        if qos == 2:
-            return int(self._handle_any_publish())
+    def _handle(self, command: int, packet: memoryview) -> None:
+        if command & 0xF0 == _PUBLISH and command & 0x06 != 0x04:
+            if not self._handle_publish(command, packet):
+                self._paho._loop_rc_handle(_MALFORMED)
+            return
+        in_packet = self._paho._in_packet
+        in_packet["command"], in_packet["packet"] = command, bytearray(packet)
+        in_packet["remaining_length"], in_packet["pos"] = len(packet), 0
+        if (answer := self._paho._packet_handle()) > 0:
+            self._paho._loop_rc_handle(answer)
+
+    def _handle_publish(self, command: int, packet: memoryview) -> bool:
+        """Take a PUBLISH packet of QoS 0 or 1, and acknowledge it; return whether it is one."""
         at = 2 + int.from_bytes(packet[:2])
         topic = bytes(packet[2:at])
+        qos = command & 0x06
         if qos:
             mid, at = packet[at : at + 2], at + 2
         if self._paho._protocol == _MQTT_5:
             length, at = _variable_length(packet, at)
             at += length
         if not topic or at > len(packet):
-            return _PROTOCOL_ERROR
+            return False
         try:
-            self._arrived(topic.decode(), bytes(packet[at:]), bool(header & 1))
+            self._arrived(topic.decode(), bytes(packet[at:]), bool(command & 1))
         except UnicodeDecodeError:
             _log.warning("topic_is_no_utf8", topic=repr(topic))
         if qos:
             self._acknowledgements += bytes([_PUBACK, 2, *mid])
             self.write_soon()
-        return 0
+        return True
 
 
 def _variable_length(packet: memoryview, at: int) -> tuple[int, int]:
