@@ -16,7 +16,20 @@ from typing import Any
 from broker.link import Failures, LinkProfile
 from simulator.torture_steps import Step
 
-__all__ = ["Act", "Kind", "LifePlan", "RunPlan", "Scale", "lives", "plan_run"]
+__all__ = [
+    "CHUNK_BYTES",
+    "FLEET",
+    "LEARNING_RATE",
+    "Act",
+    "Kind",
+    "LifePlan",
+    "RunPlan",
+    "Scale",
+    "aggregator_settings",
+    "device_settings",
+    "lives",
+    "plan_run",
+]
 
 FLEET = "torture"
 CHUNK_BYTES = 4096
@@ -90,7 +103,8 @@ class LifePlan:
         jumps: of its wall clock, (seconds after its start, seconds off).
         inline_bytes: updates up to this travel in the report.
         tear: whether the tail of the journal's log is torn after its death.
-        has_bad_link: whether it reaches the broker through a link that breaks.
+        has_bad_link: whether it reaches the broker through a link that breaks; never with a rival, who would be right
+            to take over.
     """
 
     seed: str
@@ -187,7 +201,7 @@ def lives(plan: RunPlan, scale: Scale) -> Iterator[LifePlan]:
             jumps=_jumps(rng),
             inline_bytes=32_768 if inline else 0,
             tear=rng.random() < 0.5,
-            has_bad_link=rng.random() < 0.06,
+            has_bad_link=act in (Act.KILL, Act.STEP) and rng.random() < 0.06,
         )
 
 
