@@ -1,6 +1,6 @@
 """A task of one megabyte that is hardly trained: for rehearsals of thin links, where the bytes are what takes the time.
 
-    python -m simulator rehearse examples/thin.toml
+python -m simulator rehearse examples/thin.toml
 """
 
 import numpy as np
