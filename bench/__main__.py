@@ -111,7 +111,7 @@ async def _contenders(names: Sequence[str], say: Say) -> list[Contender]:
     """Return who is to be measured; without Flower, said so, where it cannot be installed.
 
     Raises:
-        ConfigError: there is no contender of such a name.
+        ConfigError: there is no contender of such a name, or nobody is left.
     """
     found: list[Contender] = []
     for name in names:
@@ -129,6 +129,8 @@ async def _contenders(names: Sequence[str], say: Say) -> list[Contender]:
                     say(f"without Flower, which cannot be installed: {error}")
             case _:
                 raise ConfigError(f"--only {name!r}: there is no such contender; there are {', '.join(CONTENDERS)}")
+    if not found:
+        raise ConfigError("nobody is left to be measured", hint=f"--only takes {', '.join(CONTENDERS)}")
     return found
 
 

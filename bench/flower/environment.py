@@ -30,8 +30,9 @@ async def flower_python(folder: Path, say: Say) -> Path:
         return python
     say(f"installing Flower into {folder}, once")
     shutil.rmtree(folder, ignore_errors=True)
-    await _run(sys.executable, "-m", "venv", str(folder))
-    await _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS))
+    await _run(sys.executable, "-m", "venv", "--without-pip", str(folder))  # Debian's venv cannot bring pip along
+    pip = (sys.executable, "-m", "pip", "--python", str(python))
+    await _run(*pip, "install", "--quiet", "--requirement", str(REQUIREMENTS))
     mark.write_bytes(wanted)
     return python
 
@@ -55,4 +56,4 @@ async def _run(*command: str) -> None:
         raise
     if process.returncode:
         lines = output.decode(errors="replace").strip().splitlines()
-        raise ConfigError(f"{' '.join(command[:4])} failed: {lines[-1] if lines else process.returncode}")
+        raise ConfigError(f"{' '.join(command)} failed: {lines[-1] if lines else process.returncode}")
