@@ -161,7 +161,7 @@ class JournalFile:
         if fault is not None and fault.is_missing and head is not None and self._copies is not None:
             restored = list(from_copies(end, self._copies.kept()))
             first = end.seq + len(restored) + 1
-            if restored and restored[-1].end == head:
+            if any(each.end == head for each in restored):  # and perhaps some after it, that nobody was told of
                 fault = None
             elif restored:
                 fault = Fault(f"row {first} of {head.seq} is missing, and no update file holds it", first)

@@ -89,6 +89,14 @@ def repair(
     """
     if not any((folder / name).exists() for name in ("journal.sqlite", "journal.head")):
         raise ConfigError("there is no journal of a run", where=str(folder), hint="is it runs/<name>?")
+    try:
+        return _repaired(folder, discard_after=discard_after, void=void, dry_run=dry_run)
+    except OSError as error:
+        hint = "nothing was replaced that has no copy: make room, or make the folder writable, and do it again"
+        raise ConfigError(f"cannot be repaired: {error}", where=str(folder), hint=hint) from error
+
+
+def _repaired(folder: Path, *, discard_after: int | None, void: bool, dry_run: bool) -> RepairReport:
     with RunFolder(folder) as run:
         with _examining(run) as (salvage, examination):
             plan = examination.plan(discard_after=discard_after, void=void)

@@ -41,9 +41,9 @@ PURE = {
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
         *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
-        *("fleet_table", "invitations", "leases", "pausing", "phases", "population", "records", "recovery", "reports"),
-        *("round_clock", "round_endings", "round_machine", "rules", "selection", "server_optimizer", "staleness"),
-        *("stopping", "tally", "uploads"),
+        *("fleet_table", "invitations", "journal_rows", "leases", "pausing", "phases", "population", "records"),
+        *("recovery", "reports", "round_clock", "round_endings", "round_machine", "rules", "selection"),
+        *("server_optimizer", "settings_change", "staleness", "stopping", "tally", "uploads"),
     },
     "edge_client": {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "held_reports"),

@@ -279,6 +279,14 @@ async def test_journal_that_is_no_database_is_refused(path: Path) -> None:
         await Journal.open(path, inline)
 
 
+async def test_journal_that_cannot_be_opened_is_no_damage(path: Path) -> None:
+    """A folder in its place, a file without permission: said as it is, without a word of repair."""
+    await inline(Lane.DISK, path.mkdir)
+    with pytest.raises(ConfigError, match=r"cannot be opened: .*Is a directory") as caught:
+        await Journal.open(path, inline)
+    assert "repair" not in str(caught.value)
+
+
 async def test_rows_without_a_head_file_are_refused(path: Path) -> None:
     """Without its head nobody knows how long the journal was."""
     await a_journal_of(path, *A_RECORD_OF_EACH_KIND)

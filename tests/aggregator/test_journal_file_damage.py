@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from aggregator.journal_file import JournalFile
+from aggregator.journal_file import JournalFile, head_path
+from aggregator.journal_head import HeadFile
 from aggregator.journal_rows import ChainedRow, copies_of, lies_in_file
 from aggregator.journal_scan import connect, journalled
 from aggregator.update_file import RowCopies
@@ -121,6 +122,19 @@ def test_every_prefix_of_rows_comes_back_from_files_or_is_refused(bench: Bench) 
         lost = next((seq for seq in range(n_left + 1, n + 1) if seq not in bench.copied), None)
         assert (said is None) == (lost is None) == (n_left >= n - 3)
         assert said is None or re.search(rf"rows? {lost}\b", said), said
+
+
+def test_rows_after_the_head_come_back_with_those_before_it(bench: Bench) -> None:
+    """Killed between a copy and the head file: what is proved is taken, however far it reaches."""
+    head_file = HeadFile(head_path(bench.path))
+    bench.put()
+    head_file.create()
+    head_file.write(bench.rows[-2].end)
+    head_file.close()
+    connection = connect(bench.path, is_writable=True)
+    connection.execute("DELETE FROM journal WHERE seq > ?", (len(bench.rows) - 3,))
+    connection.close()
+    assert bench.opened() is None
 
 
 def test_prefix_whose_files_are_gone_too_is_refused(bench: Bench) -> None:

@@ -8,6 +8,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from aggregator.update_file import RowCopies
 from shared.errors import ConfigError
 from tests.aggregator.killed_run import RUN, KilledRun, a_killed_run, go_on, replayed
 
+ROOT = Path(__file__).parents[2]
 LAST = 3
 """Accepted updates at the journal's end that lie in files."""
 
@@ -319,6 +322,20 @@ def test_run_that_is_served_is_not_touched(tmp_path: Path, killed: KilledRun) ->
         result = repair(tmp_path / RUN)
     assert result.exit_code == 4
     assert "pid" in result.output
+
+
+def test_disk_that_is_full_exits_2_and_changes_nothing(tmp_path: Path, killed: KilledRun) -> None:
+    """The copy comes first: without room for it nothing is touched."""
+    killed.copy(tmp_path)
+    folder = tmp_path / RUN
+    change_row(20, "checksum", bytes(32))(folder, killed)
+    before = content(folder)
+    command = f"ulimit -f 16; exec {sys.executable} -B -m aggregator repair {folder}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=18)
+    assert done.returncode == 2, done.stderr
+    assert "make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert content(folder) == before
 
 
 def test_folder_without_a_run_exits_2_and_is_left_empty(tmp_path: Path) -> None:
