@@ -188,6 +188,7 @@ class OutputSettings(_Section):
 
     folder: Path = Field(Path("runs"), description="each run has a folder of its name in it")
     keep_best: bool = Field(True, description="keep the version with the best metric beside the last")
+    plot: bool = Field(True, description="draw history.png at the end, where matplotlib is installed")
     disk_bytes: int | None = Field(
         None, ge=1, description="most bytes that updates and versions may take; unset: what the disk has"
     )

@@ -144,6 +144,8 @@ class Results:
                 where=str(opened.folder.final),
                 hint="make room; the same command then only writes the results of the finished run",
             ) from error
+        if not opened.settings.output.plot:
+            return
         try:
             self._history.plot(opened.folder.plot, metric=opened.settings.stop.metric)
         except Exception as error:  # whatever matplotlib meets there: no run fails for its picture

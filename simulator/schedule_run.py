@@ -101,7 +101,7 @@ class _Run:
                 "run": "schedule",
                 "seed": schedule.seed,
                 **schedule.tables,
-                "output": {"folder": folder / "runs", "keep_best": False},
+                "output": {"folder": folder / "runs", "keep_best": False, "plot": False},
             }
         )
         self._task = DrawnTask(schedule.n_params, codec_named(self._settings.training.codec))

@@ -48,6 +48,19 @@ async def test_best_version_is_not_kept_when_nobody_wants_it(tmp_path: Path) -> 
         assert results.result("rounds", counts={}, refused={}, bytes_up=0, bytes_down=0).best is None
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_picture_is_drawn_unless_nobody_wants_it(tmp_path: Path, wanted: bool) -> None:
+    """`output.plot = false`: a run of a simulation spends no time on it, and says nothing of it."""
+    pytest.importorskip("matplotlib")
+    async with opened(some_settings(tmp_path, output={"folder": tmp_path, "plot": wanted})) as run:
+        results = Results(run, wall=lambda: 5.0)
+        results.committed(a_version(run, 1), {1}, is_best=False)
+        ended = RoundEnded(round_id=1, version=1, outcome=RoundOutcome.COMMITTED, seconds=1.0, counts={}, metrics={})
+        results.round_ended(ended, participants=(), bytes_up=0, bytes_down=0)
+        results.finish(1)
+        assert run.folder.plot.exists() is wanted
+
+
 async def test_old_versions_are_deleted_newer_ones_never(tmp_path: Path) -> None:
     """What is kept stays; a version that was written meanwhile is not deleted by the one before."""
     async with opened(some_settings(tmp_path)) as run:
