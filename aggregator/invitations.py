@@ -52,7 +52,7 @@ class Invitations:
     @property
     def check_in_interval_s(self) -> float:
         """How often an idle device checks in: the fleet shares about ten check-ins a second."""
-        return max(self._settings.transfer.check_in_interval_s, len(self._population) / 10)
+        return max(self._settings.transfer.check_in_interval_s, self._population.n_believed / 10)
 
     def eligible(self, round_id: int, now: float) -> list[str]:
         """Return the devices that may be given training work now."""

@@ -2,8 +2,12 @@
 
 A lease is a numbered permission to report once: idempotency key, permission to upload and unit of back-pressure in
 one. `TRANSITIONS` is the whole truth about how a lease may move; anything else raises and changes nothing.
+
+A final outcome is kept for the run's life, in about 200 bytes: what many leases have in common is kept once, and the
+work, which nobody will be told again, not at all.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -68,23 +72,49 @@ class Lease:
         return Outcome(self.state)
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What final leases have in common; most of those of one round have all of it."""
+
+    round_id: int
+    kind: Kind
+    base_version: int
+    codec: str
+    max_bytes: int
+    state: LeaseState
+    reason: Reason | None
+    detail: str
+    staleness: int
+
+
 class LeaseBook:
-    """All leases of a run."""
+    """All leases of a run. A lease that is final is returned as a value of its own each time."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
         self._open: dict[str, Lease] = {}  # not final
+        self._final: dict[bytes, tuple[str, _End]] = {}  # name -> device, and how it ended
+        self._ends: dict[_End, _End] = {}
         self._live: dict[str, str] = {}  # device -> its outstanding lease
         self._counts = {kind: dict.fromkeys(LeaseState, 0) for kind in Kind}
         self.n_expirations = 0
         """How often a train lease went without progress for too long; its state may have become another since."""
 
     def __getitem__(self, lease: str) -> Lease:
-        return self._leases[lease]
+        found = self.get(lease)
+        if found is None:
+            raise KeyError(lease)
+        return found
+
+    def __iter__(self) -> Iterator[Lease]:
+        yield from self.open()
+        yield from (_as_lease(name.hex(), device, end) for name, (device, end) in self._final.items())
 
     def get(self, lease: str) -> Lease | None:
         """Return a lease, None if there is none of that name."""
-        return self._leases.get(lease)
+        found = self._open.get(lease)
+        if found is None and (final := self._final.get(bytes.fromhex(lease))) is not None:
+            return _as_lease(lease, *final)
+        return found
 
     def issue(self, record: LeaseRecord, *, now: float, expires_at: float) -> Lease:
         """Enter a new outstanding lease.
@@ -92,12 +122,12 @@ class LeaseBook:
         Raises:
             InvalidState: the name is taken, or the device has a live lease.
         """
-        if record.lease in self._leases:
+        if self.get(record.lease) is not None:
             raise InvalidState(f"lease {record.lease} exists")
         if record.device in self._live:
             raise InvalidState(f"{record.device} has the live lease {self._live[record.device]}")
         lease = Lease(record=record, issued_at=now, expires_at=expires_at)
-        self._leases[record.lease] = self._open[record.lease] = lease
+        self._open[record.lease] = lease
         self._live[record.device] = record.lease
         self._counts[record.kind][LeaseState.OUTSTANDING] += 1
         return lease
@@ -118,14 +148,32 @@ class LeaseBook:
         self.n_expirations += to is LeaseState.EXPIRED and lease.record.kind is Kind.TRAIN
         if lease.state is LeaseState.OUTSTANDING:
             del self._live[lease.record.device]
+        lease.state, lease.reason, lease.detail, lease.staleness = to, reason, detail, staleness
         if to.is_final:
             del self._open[lease.record.lease]
-        lease.state, lease.reason, lease.detail, lease.staleness = to, reason, detail, staleness
+            self._keep(lease)
+
+    def _keep(self, lease: Lease) -> None:
+        record = lease.record
+        end = _End(
+            record.round_id,
+            record.kind,
+            record.base_version,
+            sys.intern(record.codec),
+            record.max_bytes,
+            lease.state,
+            lease.reason,
+            lease.detail,
+            lease.staleness,
+        )
+        if not end.detail:  # a detail is of one lease alone
+            end = self._ends.setdefault(end, end)
+        self._final[bytes.fromhex(record.lease)] = (sys.intern(record.device), end)
 
     def live_of(self, device: str) -> Lease | None:
         """Return the outstanding lease of a device."""
         lease = self._live.get(device)
-        return None if lease is None else self._leases[lease]
+        return None if lease is None else self._open[lease]
 
     def open(self, kind: Kind | None = None) -> Iterator[Lease]:
         """Yield the leases that may still be decided, oldest first; safe against moving them meanwhile."""
@@ -134,11 +182,11 @@ class LeaseBook:
     @property
     def next_expiry(self) -> float | None:
         """When the first outstanding lease expires; None: none is outstanding."""
-        return min((self._leases[name].expires_at for name in self._live.values()), default=None)
+        return min((self._open[name].expires_at for name in self._live.values()), default=None)
 
     def expire(self, now: float) -> list[Lease]:
         """Move every outstanding lease whose time is over; return them."""
-        late = [lease for name in self._live.values() if now >= (lease := self._leases[name]).expires_at]
+        late = [lease for name in self._live.values() if now >= (lease := self._open[name]).expires_at]
         for lease in late:
             self.move(lease, LeaseState.EXPIRED)
         return late
@@ -172,9 +220,10 @@ class LeaseBook:
             InvalidState: the book contradicts itself.
         """
         for kind in Kind:
-            leases = [lease for lease in self._leases.values() if lease.record.kind is kind]
+            states = [lease.state for lease in self.open(kind)]
+            states += [end.state for _, end in self._final.values() if end.kind is kind]
             for state in LeaseState:
-                n = sum(lease.state is state for lease in leases)
+                n = states.count(state)
                 if n != self._counts[kind][state]:
                     raise InvalidState(f"{n} {kind} leases are {state}, the count says {self._counts[kind][state]}")
         live = {lease.record.device for lease in self._open.values() if not _is_expired(lease)}
@@ -184,3 +233,24 @@ class LeaseBook:
 
 def _is_expired(lease: Lease) -> bool:
     return lease.state is LeaseState.EXPIRED
+
+
+def _as_lease(name: str, device: str, end: _End) -> Lease:
+    record = LeaseRecord(
+        lease=name,
+        device=device,
+        round_id=end.round_id,
+        kind=end.kind,
+        base_version=end.base_version,
+        codec=end.codec,
+        max_bytes=end.max_bytes,
+    )
+    return Lease(
+        record=record,
+        state=end.state,
+        issued_at=0.0,
+        expires_at=0.0,
+        reason=end.reason,
+        detail=end.detail,
+        staleness=end.staleness,
+    )

@@ -14,6 +14,11 @@ __all__ = ["Member", "Population"]
 MAX_DEVICES = 100_000
 """Devices that are remembered, so that whoever makes up more names does not fill the memory."""
 
+RETURN_S = 10.0
+"""A name that checks in again so much later is believed to be a device: making one up takes a single message."""
+FORGET_S = 6 * 3600.0
+"""Of silence; longer than the largest fleet has between two check-ins of one device."""
+
 CHECK_INS_MISSED = 3
 """A device whose newest check-in is older than this many intervals is not asked."""
 
@@ -27,6 +32,8 @@ class Member:
     detail: str = ""
     is_online: bool = True
     is_waiting: bool = False
+    is_believed: bool = False
+    """Whether it has come back, or was given work."""
 
 
 class Population:
@@ -37,6 +44,8 @@ class Population:
         self._members: dict[str, Member] = {}  # oldest check-in first
         self._waiting: OrderedDict[str, Member] = OrderedDict()  # oldest check-in first
         self._barred: dict[str, int] = {}  # device -> the round in which it failed or was rejected
+        self.n_believed = 0
+        """How many have come back or were given work: so many share the check-ins of a second."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -49,12 +58,11 @@ class Population:
         """Note that a device is there; without a refusal it waits for work from now on."""
         member = self._members.pop(device, None)
         if member is None:
-            if len(self._members) >= self._max_devices:
-                stalest = next(iter(self._members))
-                self.assigned(stalest)
-                del self._members[stalest]
+            self._make_room(now)
             member = Member(now)
         self._members[device] = member
+        if now - member.checked_in_at >= RETURN_S:
+            self._believe(member)
         member.checked_in_at, member.refusal, member.detail, member.is_online = now, refusal, detail, True
         self._waiting.pop(device, None)
         member.is_waiting = refusal is None
@@ -63,14 +71,15 @@ class Population:
 
     def assigned(self, device: str) -> None:
         """Note that a device got work; it waits again after its next check-in."""
-        if self._waiting.pop(device, None) is not None:
-            self._members[device].is_waiting = False
+        self._rest(device)
+        if device in self._members:
+            self._believe(self._members[device])
 
     def offline(self, device: str) -> None:
         """Note that the newest connection of a device has ended."""
         if device in self._members:
             self._members[device].is_online = False
-            self.assigned(device)
+            self._rest(device)
 
     def bar(self, device: str, round_id: int) -> None:
         """Do not ask a device again in this round."""
@@ -93,7 +102,7 @@ class Population:
             device, member = next(iter(self._waiting.items()))
             if member.checked_in_at >= oldest:
                 break
-            self.assigned(device)
+            self._rest(device)
         return (device for device in self._waiting if round_id is None or self._barred.get(device) != round_id)
 
     def counts(self) -> dict[str, int]:
@@ -104,3 +113,24 @@ class Population:
             "waiting": len(self._waiting),
             "refused": sum(member.refusal is not None for member in self._members.values() if member.is_online),
         }
+
+    def _rest(self, device: str) -> None:
+        """It does not wait for work any more."""
+        if self._waiting.pop(device, None) is not None:
+            self._members[device].is_waiting = False
+
+    def _believe(self, member: Member) -> None:
+        self.n_believed += not member.is_believed
+        member.is_believed = True
+
+    def _make_room(self, now: float) -> None:
+        """Forget who has been silent for long, two for each that is new, and the stalest when all places are taken."""
+        for _ in range(2):
+            stalest = next(iter(self._members), None)
+            if stalest is None:
+                return
+            is_silent = self._members[stalest].checked_in_at < now - FORGET_S
+            if not is_silent and len(self._members) < self._max_devices:
+                return
+            self._rest(stalest)
+            self.n_believed -= self._members.pop(stalest).is_believed

@@ -381,8 +381,9 @@ class RoundMachine:
 
     def _verified(self, event: ev.Verified, now: float) -> list[Command]:
         lease = self.leases[event.lease]
+        was_open = not lease.state.is_final
         commands = self.reports.verified(event, self.round_id)
-        if lease.state is LeaseState.ACCEPTED:
+        if was_open and lease.state is LeaseState.ACCEPTED:
             self.timer.reported(now - lease.issued_at)
         return commands
 

@@ -272,7 +272,9 @@ class _Serving:
                 raise InvalidState("a row within the commands that wait for another")
             case cmd.Assign(lease=lease, device=device):
                 self._reception.leased(device, lease)
-                if self._machine.leases[lease].record.base_version in self._opened.models:  # else it is being cancelled
+                known = self._machine.leases[lease]
+                is_there = known.record.base_version in self._opened.models  # else it is being cancelled
+                if is_there and not known.state.is_final:
                     self._session.send(*self._words.assignment(command, self._opened.models))
             case cmd.SendReceipt():
                 self._session.send(*self._words.receipt(command))

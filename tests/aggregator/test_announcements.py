@@ -41,7 +41,9 @@ def words_of(engine: Engine, *, epoch: int = 1000) -> Announcements:
 def test_fleet_names_its_limits() -> None:
     """Chunk and inline size, intervals, the run and the epoch; the check-in interval is the population's own."""
     engine = Engine(some_settings(transfer={"check_in_interval_s": 30}, round={"report_goal": 10_000}))
-    engine.check_in(*(f"d{i}" for i in range(500)))
+    for _ in range(2):
+        engine.check_in(*(f"d{i}" for i in range(500)))
+        engine.now += 30.0
     topic, payload = words_of(engine).fleet()
     fleet = decode(Fleet, payload)
     assert topic == "fl/v1/fleet/fleet"

@@ -97,8 +97,17 @@ def test_check_in_interval_grows_with_the_population() -> None:
     engine = Engine(some_settings(transfer={"check_in_interval_s": 30}, round={"report_goal": 10_000}))
     engine.check_in(*(f"d{i}" for i in range(10)))
     assert engine.machine.invitations.check_in_interval_s == 30.0
-    engine.check_in(*(f"d{i}" for i in range(600)))
+    for _ in range(2):
+        engine.check_in(*(f"d{i}" for i in range(600)))
+        engine.now += 30.0
     assert engine.machine.invitations.check_in_interval_s == 60.0
+
+
+def test_names_that_were_heard_once_do_not_stretch_the_interval() -> None:
+    """Whoever makes up names does not silence the fleet."""
+    engine = Engine(some_settings(transfer={"check_in_interval_s": 30}, round={"report_goal": 10_000}))
+    engine(*(CheckedIn(device=f"made-up-{i}", refusal=Reason.DATA) for i in range(2000)))
+    assert engine.machine.invitations.check_in_interval_s == 30.0
 
 
 def test_work_is_a_function_of_seed_round_and_device() -> None:

@@ -1,5 +1,7 @@
 """The book of leases: each in exactly one state, along one table."""
 
+import tracemalloc
+from dataclasses import replace
 from itertools import product
 from random import Random
 
@@ -147,3 +149,41 @@ def test_contradiction_is_found() -> None:
     book[lease_name(1)].state = LeaseState.ACCEPTED
     with pytest.raises(InvalidState):
         book.check()
+
+
+def test_final_lease_is_remembered_but_for_its_work() -> None:
+    """By its name, with all that a receipt says; who asks gets a value of their own."""
+    book = a_book()
+    record = replace(a_lease(1, "d1"), work='{"seed": 1}')
+    lease = book.issue(record, now=5.0, expires_at=10.0)
+    book.move(lease, LeaseState.REJECTED, reason=Reason.NORM, detail="norm 7 is over 5")
+    found = book[lease_name(1)]
+    assert found.record == replace(record, work="")
+    assert (found.state, found.reason, found.detail) == (LeaseState.REJECTED, Reason.NORM, "norm 7 is over 5")
+    assert [each.record.lease for each in book] == [lease_name(1)]
+    found.state = LeaseState.ACCEPTED
+    book.check()
+    assert book[lease_name(1)].state is LeaseState.REJECTED
+
+
+def test_final_leases_of_a_long_run_take_little_memory() -> None:
+    """At most 250 bytes each, whatever work they were for."""
+    book, n = LeaseBook(), 4000
+    devices = [f"device-{i}" for i in range(100)]
+
+    def one(number: int) -> None:
+        record = replace(
+            a_lease(number, str(devices[number % 100])), round_id=number // 100, work="w" * 300 + str(number)
+        )
+        lease = book.issue(record, now=float(number), expires_at=number + 60.0)
+        book.move(lease, LeaseState.ACCEPTED if number % 5 else LeaseState.CANCELLED)
+
+    one(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, n):
+            one(number)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / n < 250

@@ -1,6 +1,6 @@
 """Who has checked in, and who waits for work."""
 
-from aggregator.population import CHECK_INS_MISSED, Population
+from aggregator.population import CHECK_INS_MISSED, FORGET_S, RETURN_S, Population
 from shared.errors import Reason
 
 INTERVAL_S = 30.0
@@ -79,3 +79,33 @@ def test_names_that_somebody_makes_up_do_not_fill_the_memory() -> None:
     assert waiting(population) == ["c", "a", "d"]
     population.offline("b")
     assert population.get("b") is None
+
+
+def test_device_is_believed_once_it_has_come_back_or_was_given_work() -> None:
+    """A burst of check-ins is no return, and leaving takes nothing away."""
+    population = Population()
+    for device in ("once", "burst", "burst", "worker", "back"):
+        population.check_in(device, 0.0, refusal=None)
+    assert population.n_believed == 0
+    population.assigned("worker")
+    population.assigned("worker")
+    population.check_in("back", RETURN_S, refusal=Reason.DATA)
+    assert population.n_believed == 2
+    population.offline("back")
+    population.offline("once")
+    assert population.n_believed == 2
+
+
+def test_device_that_was_silent_for_long_is_forgotten_when_others_come() -> None:
+    """Two for each that is new, so that a flood of names is gone in time; who spoke stays."""
+    population = Population()
+    for device in ("a", "b", "c", "d"):
+        population.check_in(device, 0.0, refusal=None)
+    population.assigned("a")
+    population.check_in("d", FORGET_S, refusal=None)
+    assert population.n_believed == 2
+    population.check_in("new", FORGET_S + 1, refusal=None)
+    assert [device for device in "abcd" if population.get(device)] == ["c", "d"]
+    assert population.n_believed == 1
+    population.check_in("newer", FORGET_S + 1, refusal=None)
+    assert [device for device in "abcd" if population.get(device)] == ["d"]

@@ -263,8 +263,10 @@ def books(machine: RoundMachine) -> Any:
         (stopping.best, stopping.best_version, stopping.n_since_best, stopping.cause, stopping.metrics),
         machine.round_id,
         {
-            name: None if lease.state in open_states else (lease.state, lease.reason, lease.detail, lease.staleness)
-            for name, lease in machine.leases._leases.items()
+            lease.record.lease: None
+            if lease.state in open_states
+            else (lease.state, lease.reason, lease.detail, lease.staleness)
+            for lease in machine.leases
         },
         frozenset(tally._bases),
     )
