@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import structlog
 
 from edge_client.config import EdgeSettings
 from edge_client.device_work import DeviceWork, spec_of
 from edge_client.events import Settle
 from shared.blocking import Lane
-from shared.errors import ConfigError, InvalidState
+from shared.errors import ConfigError, InvalidState, Reason
 from shared.messages import Outcome
 from shared.parameters import ParameterSpec
 from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
@@ -102,6 +103,27 @@ async def test_outcome_decides_about_the_state(tmp_path: Path, outcome: Outcome,
     await work.work(ORDER.model_copy(update={"lease": lease(2)}))
     state = task.seen[1].state
     assert (float(state["count"]) if "count" in state else None) == count
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "level"),
+    [
+        (Outcome.REJECTED, Reason.DIGEST, "warning"),
+        (Outcome.DISCARDED, Reason.GOAL_MET, "info"),
+        (Outcome.CANCELLED, Reason.COMMITTED, "info"),
+    ],
+)
+async def test_update_that_does_not_count_is_told_of_in_one_line(
+    tmp_path: Path, outcome: Outcome, reason: Reason, level: str
+) -> None:
+    """Outcome, reason and detail together, whatever the outcome."""
+    work = await opened(tmp_path)
+    await work.work(ORDER)
+    with structlog.testing.capture_logs() as logs:
+        await work.settle(Settle(lease=lease(1), outcome=outcome, reason=reason, detail="so it is"))
+    (line,) = logs
+    assert (line["log_level"], line["event"], line["lease"]) == (level, "report_settled", lease(1))
+    assert (line["outcome"], line["reason"], line["detail"]) == (outcome, reason, "so it is")
 
 
 async def test_chunk_size_and_epoch_are_remembered(tmp_path: Path) -> None:
