@@ -24,15 +24,15 @@ PACKAGES = tuple(package for package in FLOORS if package != "examples")
 # The broker floor knows nothing of learning.
 SHARED_ROOMS_OF_BROKER = frozenset({"errors", "logs", "config", "topics"})
 
-# Whoever checks the journal does not believe the journal's own code, and whoever kills it listens to its statements.
-TORTURE = ("simulator/torture_checks.py", "simulator/torture_steps.py")
+# Whoever checks the journal does not believe its own code, and whoever kills it, or its disk, listens to its statements.
+HARM = ("simulator/lossy_disk.py", "simulator/torture_checks.py", "simulator/torture_steps.py")
 # Third parties that stay behind one door.
 DOORS = {
     "aiomqtt": frozenset({"broker/mqtt.py"}),
     "paho": frozenset({"broker/mqtt.py"}),
     "amqtt": frozenset({"broker/server/embedded.py"}),
     "torch": frozenset({"shared/torch_task.py"}),
-    "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *TORTURE}),
+    "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *HARM}),
 }
 
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
@@ -49,7 +49,7 @@ PURE = {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "held_reports"),
         *("participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
     },
-    "simulator": {"scenario"},
+    "simulator": {"scenario", "torture_plan"},
 }
 # `random.Random` alone may be imported: a generator that somebody else seeded is an argument like any other.
 IMPURE_IMPORTS = {
