@@ -200,12 +200,14 @@ def _steer(toml: Path, word: str, as_json: bool) -> None:
 async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
     """Serve to the end; None when interrupted."""
     from aggregator.evaluation_process import ProcessEvaluator
+    from aggregator.heap import keep_heap_small
     from aggregator.loop_lag import LoopLag
     from aggregator.operator_socket import listening
     from aggregator.service import Aggregator
     from broker.mqtt import MqttTransport
     from shared.blocking import Threads
 
+    keep_heap_small()
     with Threads() as run_blocking:
         aggregator = Aggregator(
             settings,
