@@ -23,7 +23,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from aggregator.journal_head import Head, HeadFile
-from aggregator.journal_rows import LEASE, OUTCOME, ChainedRow, Row, copy_of, lies_in_file
+from aggregator.journal_rows import ACCEPT, LEASE, OUTCOME, ChainedRow, Row, copy_of, lies_in_file
 from aggregator.journal_scan import Fault, connect, damaged, from_copies, scanned
 from aggregator.records import RoundClock
 from aggregator.update_file import RowCopies
@@ -89,7 +89,7 @@ class JournalFile:
         self._connection: sqlite3.Connection | None = None
         self._head_file = HeadFile(head_path(path))
         self._end = Head()
-        self._lease_seqs: dict[str, int] = {}  # rows of leases without a final outcome
+        self._lease_seqs: dict[str, int] = {}  # of leases without a final outcome
 
     def open(self) -> None:
         """Open or create it, check all of it, and bring back what update files hold.
@@ -119,10 +119,9 @@ class JournalFile:
             chained.append(ChainedRow(end, row))
         self._insert(chained)
         for each in chained:
-            self._noticed(each)
-        for each in chained:
             if self._copies is not None and lies_in_file(each.row):
                 self._copy(self._copies, each)
+            self._noticed(each)
 
     def confirm(self) -> None:
         """Say in the head file how long the journal is.
@@ -197,13 +196,13 @@ class JournalFile:
         self._end = each.end
         if each.row.lease is not None and each.row.kind == LEASE:
             self._lease_seqs[each.row.lease] = each.end.seq
-        elif each.row.lease is not None and each.row.kind == OUTCOME:
+        elif each.row.lease is not None and each.row.kind in (ACCEPT, OUTCOME):
             self._lease_seqs.pop(each.row.lease, None)
 
     def _copy(self, copies: RowCopies, accept: ChainedRow) -> None:
         """Write a second copy of an ACCEPT row, and of its LEASE row, behind the update that it stands for."""
         lease = accept.row.lease or ""
-        found = self._row(self._lease_seqs.pop(lease, 0))
+        found = self._row(self._lease_seqs.get(lease, 0))
         try:
             copies.keep(lease, copy_of([accept] if found is None else [found, accept]))
         except OSError as error:  # the row itself is durable
