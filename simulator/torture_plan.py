@@ -258,7 +258,7 @@ def aggregator_settings(
             "reconnect_window_s": 0.3,
             "messages_per_s": 1000,
         },
-        "output": {"folder": str(folder), "keep_best": False},
+        "output": {"folder": str(folder), "keep_best": False, "plot": False},
     }
 
 

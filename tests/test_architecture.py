@@ -24,7 +24,7 @@ PACKAGES = tuple(package for package in FLOORS if package != "examples")
 # The broker floor knows nothing of learning.
 SHARED_ROOMS_OF_BROKER = frozenset({"errors", "logs", "config", "topics"})
 
-# Whoever checks the journal does not believe its own code, and whoever kills it, or its disk, listens to its statements.
+# Whoever checks the journal does not believe its own code; whoever kills it, or its disk, listens to its statements.
 HARM = ("simulator/lossy_disk.py", "simulator/torture_checks.py", "simulator/torture_steps.py")
 # Third parties that stay behind one door.
 DOORS = {
