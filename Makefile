@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench torture fuzz thin compose constraints
+.PHONY: help demo test check bench torture fuzz thin compose constraints schedules
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: .venv/ready ## ruff and mypy
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
+
+schedules: .venv/ready ## 20,000 crash schedules in virtual time; a failing one prints its seed
+	@$(PY) -m simulator schedules --seeds 0:20000
 
 bench: .venv/ready ## a round's time, CPU and memory, beside Flower's and the bare pipe's; half an hour
 	@$(PY) -m bench

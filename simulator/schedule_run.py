@@ -36,7 +36,7 @@ __all__ = ["Verdict", "carry_out"]
 
 LIMIT_S = 20_000.0
 """Virtual seconds: a run that has not ended by then hangs."""
-CALL_WITHIN_S = 20.0
+CALL_WITHIN_S = 1.0
 """Virtual seconds in which whoever is to die within a call makes one; then it dies all the same."""
 SHARED_MEMORY = Path("/dev/shm")
 BROKER = "broker"
@@ -144,7 +144,7 @@ class _Run:
     async def _live(self, disk: LossyDisk) -> None:
         self._loop = asyncio.get_running_loop()
         schedule, settings = self._schedule, self._settings
-        edge = EdgeSettings(folder=self._folder / "devices", timers=TimerSettings(receipt_min_s=5, receipt_max_s=30))
+        edge = EdgeSettings(folder=self._folder / "devices", timers=TimerSettings(receipt_min_s=4, receipt_max_s=20))
         async with Fleet(
             settings,
             self._task,
