@@ -24,6 +24,8 @@ from simulator.torture_tally import Tally, Violation
 __all__ = ["SHORT", "TALLY", "Limits", "Torture"]
 
 TALLY = "tally.json"
+SHOWN_VIOLATIONS = 20
+"""Of one run, in the tally: one cause often shows in every update after it."""
 SHORT = Scale(
     processes=2,
     devices=10,
@@ -143,7 +145,10 @@ class Torture:
 
     def _count(self, run: TortureRun, verdict: Verdict, seconds: float, folder: str) -> None:
         tally = self._tally
-        tally.violations += [Violation(run=tally.runs, what=what, folder=folder) for what in verdict.violations]
+        shown = verdict.violations[:SHOWN_VIOLATIONS]
+        if n_more := len(verdict.violations) - len(shown):
+            shown.append(f"and {n_more} more like these")
+        tally.violations += [Violation(run=tally.runs, what=what, folder=folder) for what in shown]
         tally.runs += 1
         tally.versions += verdict.versions
         tally.updates += verdict.updates

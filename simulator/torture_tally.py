@@ -16,6 +16,13 @@ from shared.errors import ConfigError
 __all__ = ["Tally", "Violation"]
 
 
+_HOW_TO_LOOK = """\
+  how to look, in such a folder:
+    sqlite3 aggregator/run-*/journal.sqlite "select seq, kind, lease, body from journal"
+    grep LEASE notes/*.jsonl      what the device saw, in its order
+    less logs/aggregator.log      every life of the aggregator"""
+
+
 class Violation(BaseModel):
     """One promise that was broken, and how to look at it."""
 
@@ -105,5 +112,6 @@ class Tally(BaseModel):
             "other faults:",
             *others,
             f"violations: {len(self.violations)}",
-            *(f"  run {each.run}: {each.what}\n    look at {each.folder}" for each in self.violations),
+            *(f"  seed {self.seed}, run {each.run}: {each.what}\n    {each.folder}" for each in self.violations),
+            *([_HOW_TO_LOOK] if self.violations else []),
         ]

@@ -47,7 +47,13 @@ def test_tally_of_another_seed_is_refused(tmp_path: Path) -> None:
 def test_lines_say_what_was_killed_and_what_was_broken() -> None:
     """A person reads sums, and where to look."""
     text = "\n".join(_a_tally().lines())
-    for words in ("500 updates in 2 runs", "7 of aggregators, 4 of brokers", "run 1: lost", "look at /x"):
+    for words in (
+        "500 updates in 2 runs",
+        "7 of aggregators, 4 of brokers",
+        "seed 3, run 1: lost",
+        "/x",
+        "sqlite3 aggregator",
+    ):
         assert words in text
 
 
