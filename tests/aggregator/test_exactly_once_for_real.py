@@ -36,6 +36,16 @@ N_PARAMS = 5 * CHUNK_BYTES // 4
 DEVICES = ["d0", "d1", "d2"]
 ROUNDS = 2
 LOOK_EVERY_S = 0.02
+KEEPING = """\
+listener 1883
+user root
+allow_anonymous true
+persistence true
+persistence_location {folder}/
+autosave_on_changes true
+autosave_interval 1
+"""
+"""Mosquitto as its operators set it who want to lose nothing; only root drops its rights, and is told not to."""
 
 
 class Scene:
@@ -92,6 +102,11 @@ class Scene:
         """Return where a process writes."""
         return self.folder / "logs" / f"{name}.log"
 
+    def said(self, name: str) -> str:
+        """Return what a process has written so far."""
+        log = self.log(name)
+        return log.read_text() if log.exists() else ""
+
     def rows(self, kind: str) -> list[Row]:
         """Return the rows of a kind that are durable now."""
         journal = self.run / "journal.sqlite"
@@ -131,10 +146,19 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(folder: Path) -> AsyncIterator[Scene]:
-    """Start a broker, and what starts everybody else."""
+async def a_scene(folder: Path, *, keeps_everything: bool = False) -> AsyncIterator[Scene]:
+    """Start a broker, and what starts everybody else.
+
+    Args:
+        folder: of everything.
+        keeps_everything: whether what is retained survives the broker's death.
+    """
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(killable_broker(folder, Random()))
+        if keeps_everything:
+            await broker.kill()
+            (folder / "mosquitto.conf").write_text(KEEPING.format(folder=folder))
+            await broker.start()
         parent = await stack.enter_async_context(nursery())
         listening = asyncio.create_task(parent.listen())
         stack.callback(listening.cancel)
@@ -249,7 +273,7 @@ async def test_second_aggregator_in_the_same_folder_exits_naming_the_first(tmp_p
         await scene.until(lambda: scene.rows("epoch"))
         second = await scene.aggregator(name="second")
         assert await second.ended() == 4
-        assert f"pid {first.pid}" in scene.log("second").read_text()
+        assert f"pid {first.pid}" in scene.said("second")
         for device in DEVICES:
             await scene.device(device)
         await scene.finish()
@@ -267,8 +291,27 @@ async def test_second_aggregator_elsewhere_exits_naming_the_first(tmp_path: Path
             await scene.device(device)
         async with asyncio.timeout(15.0):
             assert await second.ended() == 4
-        assert epoch.body["instance"] in scene.log("second").read_text()
+        assert epoch.body["instance"] in scene.said("second")
         await scene.finish()
+
+
+async def test_aggregator_that_died_together_with_a_broker_that_keeps_things_is_taken_over_from(tmp_path: Path) -> None:
+    """Its retained status says `online` for ever; another run waits for a second word, and then serves the fleet."""
+    async with a_scene(tmp_path, keeps_everything=True) as scene:
+        elsewhere = {"folder": str(tmp_path / "elsewhere"), "keep_best": False}
+        first = await scene.aggregator(name="first", run="other", output=elsewhere)
+        await scene.until(lambda: "serving" in scene.said("first"))
+        saved = tmp_path / "mosquitto.db"
+        await scene.until(lambda: saved.exists() and b'"online":true' in saved.read_bytes())
+        await scene.broker.kill()
+        await scene.kill(first)
+        await scene.broker.start()
+        await scene.aggregator()
+        await scene.until(lambda: "fleet_may_be_served" in scene.said("aggregator"))
+        for device in DEVICES:
+            await scene.device(device)
+        await scene.finish()
+        assert "fleet_taken_over" in scene.said("aggregator")
 
 
 async def test_of_two_that_serve_one_fleet_the_one_with_the_lower_epoch_exits(tmp_path: Path) -> None:
@@ -283,11 +326,11 @@ async def test_of_two_that_serve_one_fleet_the_one_with_the_lower_epoch_exits(tm
         elsewhere = {"folder": str(tmp_path / "elsewhere"), "keep_best": False}
         await scene.until(lambda: time.time() >= epoch.body["epoch"] + 1)  # epochs are Unix seconds
         await scene.aggregator(name="second", run="test", output=elsewhere)
-        await scene.until(lambda: "serving" in scene.log("second").read_text())
+        await scene.until(lambda: "serving" in scene.said("second"))
         os.kill(first.pid, signal.SIGCONT)
         async with asyncio.timeout(15.0):
             assert await first.ended() == 4
-        assert "is served by another aggregator" in scene.log("aggregator").read_text()
+        assert "is served by another aggregator" in scene.said("aggregator")
         scene.run = tmp_path / "elsewhere" / "test"
         for device in DEVICES:
             await scene.device(device)
