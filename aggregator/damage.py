@@ -10,7 +10,7 @@ Not here: doing it (`repair.py`), what of the journal can be proved (`salvage.py
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,9 +28,12 @@ from aggregator.standing import Standing, records_of
 from shared.blocking import Lane
 from shared.errors import ConfigError, FederationError, InvalidState
 
-__all__ = ["Examination", "Finding", "Plan"]
+__all__ = ["DISCARD_AFTER", "VOID", "Examination", "Finding", "Plan"]
 
 T = TypeVar("T")
+
+DISCARD_AFTER, VOID = "--discard-after", "--void"
+"""The options of `repair` that give something up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,11 @@ class Examination:
             raise ConfigError("nothing has to be discarded: leave the option out", where=_discard(discard_after))
         if not 0 < discard_after <= plan.limit:
             raise ConfigError(f"must be from 1 to {plan.limit}", where=_discard(discard_after))
-        return self._planned(discard_after, is_cut=True, void=void)
+        cut = self._planned(discard_after, is_cut=True, void=void)
+        said = {each.where for each in cut.findings}
+        allowed = [each for each in plan.findings if each.needs.startswith(DISCARD_AFTER) and each.where not in said]
+        cut.findings[:0] = [replace(each, needs="") for each in allowed]
+        return cut
 
     def _planned(self, last_seq: int, *, is_cut: bool, void: bool) -> Plan:
         plan = Plan(is_rewritten=self._fault is not None or is_cut)
@@ -217,7 +224,7 @@ class Examination:
             path = self._part_files.path(record.lease)
             what = f"the update of {record.device}, accepted for version {record.into}, {fault}"
             cure = "does not count; the device is asked again as any other"
-            plan.findings.append(Finding(where=str(path), what=what, cure=cure, needs="" if void else "--void"))
+            plan.findings.append(Finding(where=str(path), what=what, cure=cure, needs="" if void else VOID))
             plan.gives_up.append(f"{_named(record)}: its file {fault}")
             plan.voided.append(record)
             if path.exists():
@@ -301,14 +308,14 @@ class Examination:
                 case _:
                     others[row.kind if row is not None else ""] += 1
         plan.gives_up += sorted(updates.values())
-        plan.gives_up += [f"{n} rows of kind {kind}" for kind, n in sorted(others.items())]
+        plan.gives_up += [f"rows of kind {kind}: {n}" for kind, n in sorted(others.items())]
         if unreadable:
             some = ", ".join(map(str, unreadable[:20])) + (" …" if len(unreadable) > 20 else "")
             plan.gives_up.append(f"what {len(unreadable)} rows said that cannot be read: {some}")
 
 
 def _discard(seq: int) -> str:
-    return f"--discard-after {seq}"
+    return f"{DISCARD_AFTER} {seq}"
 
 
 def _named(record: AcceptRecord) -> str:

@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 
-from aggregator.damage import Examination, Finding, Plan
+from aggregator.damage import DISCARD_AFTER, VOID, Examination, Finding, Plan
 from aggregator.journal_file import JournalFile, clock_of, write_anew
 from aggregator.journal_head import HeadFile
 from aggregator.journal_rows import row_of
@@ -41,7 +41,7 @@ class RepairReport:
         findings: what was damaged.
         gives_up: what is lost by the cure, a line each.
         brings_back: accepted updates whose row is lost, which the next start admits again.
-        needs: options without which nothing is done.
+        needs: options with which it is done, those that were given included; none: nothing is missing.
         is_whole: whether the run can be started now.
         backup: where everything lies as it was; None: nothing was changed.
     """
@@ -113,10 +113,20 @@ def _repaired(folder: Path, *, discard_after: int | None, void: bool, dry_run: b
         findings=tuple(plan.findings),
         gives_up=tuple(plan.gives_up),
         brings_back=tuple(plan.brings_back),
-        needs=tuple(plan.needs),
+        needs=_options(plan.needs, discard_after, void=void),
         is_whole=is_due or not plan.findings,
         backup=backup,
     )
+
+
+def _options(missing: list[str], discard_after: int | None, *, void: bool) -> tuple[str, ...]:
+    if not missing:
+        return ()
+    given = [f"{DISCARD_AFTER} {discard_after}"] if discard_after is not None else []
+    given += [VOID] if void else []
+    if any(each.startswith(DISCARD_AFTER) for each in missing):  # the row that was given is not far enough back
+        given = [each for each in given if not each.startswith(DISCARD_AFTER)]
+    return (*given, *missing)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -213,6 +213,36 @@ def assert_ends_as_its_journal_says(settings: Settings, folder: Path) -> list[Re
     assert len({row.lease for row in accepted}) == len(accepted)
     assert load_file(result.model)["weights"].tobytes() == replayed(settings, rows, folder / "scratch")
     return rows
+
+
+def test_command_that_is_proposed_is_complete(tmp_path: Path, killed: KilledRun) -> None:
+    """With half of the options the other half is asked for, beside it; every damage is still named."""
+    killed.copy(tmp_path)
+    folder = tmp_path / RUN
+    flip(version_file(folder, 4))
+    before = content(folder)
+    result = repair(folder, "--discard-after", "42")
+    assert result.exit_code == 1
+    assert result.output.endswith(f"repair {folder} --discard-after 42 --void\n")
+    assert str(version_file(folder, 4)) in result.output
+    assert content(folder) == before
+    assert "--void --discard-after 42" in repair(folder, "--void").output
+
+
+def test_version_whose_updates_no_longer_yield_it_is_given_up(tmp_path: Path, killed_inline: KilledRun) -> None:
+    """Made again it is another one: that is not passed off as it, and the run goes back only when told to."""
+    settings = killed_inline.copy(tmp_path)
+    folder = tmp_path / RUN
+    store = ModelStore(folder / "versions")
+    other = replace(store.load(2), parameters=store.load(1).parameters)
+    store.save(other)
+    version_file(folder, 3).unlink()
+    seen = repair(folder)
+    assert seen.exit_code == 1
+    assert "goes back to version 2" in seen.output
+    (option,) = json.loads(repair(folder, "--json").output)["needs"]
+    assert repair(folder, *option.split()).exit_code == 0
+    assert go_on(settings, tmp_path).version == 5
 
 
 def test_accepted_updates_whose_leases_are_lost_are_admitted_again(tmp_path: Path, killed: KilledRun) -> None:
