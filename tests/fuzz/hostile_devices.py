@@ -26,6 +26,8 @@ __all__ = ["DEVICES", "SPEC", "HostileDevices"]
 SPEC = ParameterSpec.of(Initial({"w": np.zeros((50, 60), np.float32), "b": np.zeros(7, np.float32)}))
 """Three chunks of 4 KiB; small enough to travel in a report as well."""
 DEVICES = tuple(f"d{i}" for i in range(40))
+CLONED = DEVICES[-1]
+"""Two devices have this name, and push each other out."""
 KEPT_LEASES = 200
 CHUNK_BYTES = (4096, 4096, 4096, 5000, 8192)
 FLOODS = 0.001
@@ -48,7 +50,7 @@ class HostileDevices:
         self._rng, self._topics, self._run, self._leases, self._uploads = rng, topics, run, leases, uploads
         self._updates: OrderedDict[str, bytes] = OrderedDict()  # lease -> what its device offered last
         self._boots = dict.fromkeys(DEVICES, 1)
-        self._n_strangers = 0
+        self._n_strangers = self._turn = 0
         self._flood: list[Payload] = []
         self._next: list[Payload] = []
 
@@ -67,7 +69,7 @@ class HostileDevices:
             self._flood = [payload] * self._rng.choice((5, 100))
         elif self._rng.random() < FLOODS:
             self._flood = self._everything()
-        elif self._rng.random() < FLOODS and (lease := self._lease()) is not None:
+        elif self._rng.random() < 3 * FLOODS and (lease := self._lease()) is not None:
             self._next = [self._another_offer(lease) for _ in range(12)]
         return payload
 
@@ -138,6 +140,9 @@ class HostileDevices:
         }
         if rng.random() < 0.03:
             fields["refusal"] = rng.choice((rng.choice(list(Reason)), Reason.NOT_ELIGIBLE, Reason.DATA)).value
+        if device == CLONED:
+            self._turn += 1
+            fields |= {"boot": f"twin-{self._turn % 2}", "connection": 10 + self._turn}
         if rng.random() < 0.03:
             fields["missing"] = "d" * 64
         return self._topics.build(CheckInTopic(device)), self._pack(fields)
