@@ -19,13 +19,11 @@ from simulator.torture_checks import Verdict
 from simulator.torture_nursery import Nursery, nursery
 from simulator.torture_plan import Scale, plan_run
 from simulator.torture_run import TortureRun
-from simulator.torture_tally import Tally, Violation
+from simulator.torture_tally import Tally
 
 __all__ = ["SHORT", "TALLY", "Limits", "Torture"]
 
 TALLY = "tally.json"
-SHOWN_VIOLATIONS = 20
-"""Of one run, in the tally: one cause often shows in every update after it."""
 SHORT = Scale(
     processes=2,
     devices=10,
@@ -138,27 +136,11 @@ class Torture:
         self._run = run = TortureRun(plan, self._scale, folder, ward, broker)
         verdict = await run.run(stop, longest_s)
         seconds = asyncio.get_running_loop().time() - begun
-        self._count(run, verdict, seconds, str(folder))
+        self._tally.add(verdict, kills=run.kills, faults=run.faults, seconds=seconds, folder=folder)
+        self._tally.save(self._folder / TALLY)
         self._say(self._line(plan.kind, verdict, seconds))
         if not verdict.violations:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-    def _count(self, run: TortureRun, verdict: Verdict, seconds: float, folder: str) -> None:
-        tally = self._tally
-        shown = verdict.violations[:SHOWN_VIOLATIONS]
-        if n_more := len(verdict.violations) - len(shown):
-            shown.append(f"and {n_more} more like these")
-        tally.violations += [Violation(run=tally.runs, what=what, folder=folder) for what in shown]
-        tally.runs += 1
-        tally.versions += verdict.versions
-        tally.updates += verdict.updates
-        tally.accepted += verdict.accepted
-        tally.receipts += verdict.receipts
-        tally.outcomes += verdict.outcomes
-        tally.kills += run.kills
-        tally.faults += run.faults
-        tally.seconds = round(tally.seconds + seconds, 1)
-        tally.save(self._folder / TALLY)
 
     def _line(self, kind: str, verdict: Verdict, seconds: float) -> str:
         tally = self._tally

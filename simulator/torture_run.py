@@ -159,11 +159,10 @@ class TortureRun:
             await self._until_finished(child, life.after_s)
             return
         async with self._calm:
+            means = f" ({self._disk.name})" if self._disk and life.act is Act.FILL_DISK else ""
+            self.faults[f"{life.act}{means}"] += 1
             acts = Acts(self._broker.url, self._nursery, self._folder / "logs", disk=self._disk)
             self.violations += await acts.do(life.act, child, self._life(life, url=self._broker.url))
-            self.faults[
-                f"{life.act} ({self._disk.name})" if self._disk and life.act is Act.FILL_DISK else life.act
-            ] += 1
 
     async def _until_finished(self, child: Nursling, longest_s: float) -> None:
         with contextlib.suppress(TimeoutError):

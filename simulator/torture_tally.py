@@ -6,16 +6,20 @@ from its last whole run.
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ConfigError
+from simulator.torture_checks import Verdict
 
 __all__ = ["Tally", "Violation"]
 
 
+SHOWN_VIOLATIONS = 20
+"""Of one run: one cause often shows in every update after it."""
 _HOW_TO_LOOK = """\
   how to look, in such a folder:
     sqlite3 aggregator/run-*/journal.sqlite "select seq, kind, lease, body from journal"
@@ -89,6 +93,32 @@ class Tally(BaseModel):
         if seed not in (None, tally.seed):
             raise ConfigError(f"was begun with seed {tally.seed}, not {seed}", where=str(path), hint=hint)
         return tally
+
+    def add(
+        self, verdict: Verdict, *, kills: Mapping[str, int], faults: Mapping[str, int], seconds: float, folder: Path
+    ) -> None:
+        """Add a run.
+
+        Args:
+            verdict: on the run.
+            kills: by kind.
+            faults: by kind.
+            seconds: that it took.
+            folder: where it lies, kept when a promise was broken.
+        """
+        shown = verdict.violations[:SHOWN_VIOLATIONS]
+        if n_more := len(verdict.violations) - len(shown):
+            shown.append(f"and {n_more} more like these")
+        self.violations += [Violation(run=self.runs, what=what, folder=str(folder)) for what in shown]
+        self.runs += 1
+        self.versions += verdict.versions
+        self.updates += verdict.updates
+        self.accepted += verdict.accepted
+        self.receipts += verdict.receipts
+        self.outcomes += verdict.outcomes
+        self.kills += Counter(kills)
+        self.faults += Counter(faults)
+        self.seconds = round(self.seconds + seconds, 1)
 
     def save(self, path: Path) -> None:
         """Write the file; whoever reads it sees the old or the new one."""

@@ -6,6 +6,7 @@ import pytest
 
 from shared.errors import ConfigError
 from simulator.torture import Limits
+from simulator.torture_checks import Verdict
 from simulator.torture_tally import Tally, Violation
 
 
@@ -55,6 +56,16 @@ def test_lines_say_what_was_killed_and_what_was_broken() -> None:
         "sqlite3 aggregator",
     ):
         assert words in text
+
+
+def test_run_is_added_to_the_sums_and_a_few_of_its_violations_are_kept() -> None:
+    """One cause often shows in every update after it: the tally stays readable."""
+    tally, verdict = _a_tally(), Verdict(violations=[f"lost {i}" for i in range(30)], updates=7, accepted=5)
+    tally.add(verdict, kills={"broker": 2}, faults={"disk full": 1}, seconds=2.5, folder=Path("/y"))
+    assert (tally.runs, tally.updates, tally.accepted, tally.seconds) == (3, 507, 405, 12.5)
+    assert (tally.kills["broker"], tally.faults["disk full"]) == (6, 1)
+    assert [violation.run for violation in tally.violations] == [1] + 21 * [2]
+    assert tally.violations[-1].what == "and 10 more like these"
 
 
 def test_limits_want_updates_and_kills_together() -> None:
