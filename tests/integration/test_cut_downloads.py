@@ -10,7 +10,7 @@ import pytest
 from broker.link import LinkProfile
 from simulator.fleet import Fleet
 from tests.integration.linear import LinearTask, some_settings
-from tests.integration.watching import WatchedBroker
+from tests.integration.watching import WatchedBroker, unwatched_loop
 
 CHUNK_BYTES = 4096
 N_PIECES = 12
@@ -24,6 +24,7 @@ async def test_download_that_is_interrupted_fetches_only_what_is_missing(
     tmp_path: Path, how: Literal["link", "power"]
 ) -> None:
     """A device for each piece of the model, interrupted right after that piece: at most that one comes again."""
+    unwatched_loop()
     goal = {"report_goal": N_PIECES, "over_selection": 1.0, "quorum": 1.0}
     settings = some_settings(tmp_path, round=goal, stop={"rounds": 1})
     fleet, broker = Fleet(settings, TASK, tmp_path), WatchedBroker(seed=1)

@@ -8,7 +8,7 @@ from aggregator.part_files import SYNC_CHUNKS
 from broker.link import LinkProfile
 from simulator.fleet import AGGREGATOR, Fleet
 from tests.integration.linear import LinearTask, some_settings
-from tests.integration.watching import WatchedBroker
+from tests.integration.watching import WatchedBroker, unwatched_loop
 
 CHUNK_BYTES = 4096
 N_CHUNKS = 8
@@ -74,6 +74,7 @@ class Cut:
 
 async def test_upload_that_is_cut_sends_again_only_what_was_outstanding(tmp_path: Path) -> None:
     """Many devices, each link cut once: before and after every PUBACK, and at bytes within; none sends more."""
+    unwatched_loop()
     rng = Random(1)
     n_devices = N_CHUNKS + N_WITHIN
     fleet, broker = _fleet(tmp_path, n_devices)
@@ -96,6 +97,7 @@ async def test_upload_that_is_cut_sends_again_only_what_was_outstanding(tmp_path
 
 async def test_aggregator_killed_in_mid_upload_asks_again_for_what_it_had_not_synchronised(tmp_path: Path) -> None:
     """Beside what was outstanding, at most the chunks since its last fdatasync, whatever had arrived."""
+    unwatched_loop()
     n_chunks = 3 * SYNC_CHUNKS
     fleet, broker = _fleet(tmp_path, 4, n_chunks)
     async with fleet:

@@ -14,7 +14,7 @@ from shared.topics import AssignmentTopic
 from simulator.fleet import Fleet
 from simulator.inline_blocking import DelayRange
 from tests.integration.linear import LinearTask, some_settings
-from tests.integration.watching import WatchedBroker
+from tests.integration.watching import WatchedBroker, unwatched_loop
 
 CHUNK_BYTES = 4096
 TASK = LinearTask(padding=CHUNK_BYTES * 3)
@@ -31,8 +31,9 @@ def _patient(settings: Settings) -> Settings:
 
 async def test_model_that_goes_away_under_a_slow_device_ends_its_lease_and_nothing_hangs(tmp_path: Path) -> None:
     """Nine devices fetch nine versions, and eight are kept: the first is told, drops its model, and gets new work."""
+    unwatched_loop()
     goal = {"report_goal": 1, "over_selection": 10.0, "lease_s": 120}  # those who are slow keep nobody waiting
-    settings = _patient(some_settings(tmp_path, round=goal, stop={"rounds": 20}))
+    settings = _patient(some_settings(tmp_path, round=goal, stop={"rounds": 20}, evaluation={"central_every": 0}))
     fleet, broker = Fleet(settings, TASK, tmp_path), WatchedBroker(seed=1)
     fleet.broker = broker
     slow = [f"slow{i}" for i in range(MAX_BLOBS + 1)]

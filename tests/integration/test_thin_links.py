@@ -9,7 +9,7 @@ from aggregator.config import RoundSettings, Settings
 from broker.link import LinkProfile
 from simulator.fleet import Fleet
 from tests.integration.linear import N_FEATURES, LinearTask
-from tests.integration.watching import WatchedBroker
+from tests.integration.watching import WatchedBroker, unwatched_loop
 
 MIB = 2**20
 TASK = LinearTask(padding=MIB // 4 - N_FEATURES)
@@ -47,6 +47,7 @@ async def test_megabyte_comes_down_and_goes_up_through_a_thin_link(
     tmp_path: Path, bytes_per_s: float, cut_every_s: float | None, at_most: float
 ) -> None:
     """The round commits, in about the time that the bytes alone take where the link only is slow."""
+    unwatched_loop()
     link = LinkProfile(up_bytes_per_s=bytes_per_s, down_bytes_per_s=bytes_per_s, latency_s=0.1)
     settings = _settings(tmp_path)
     fleet, broker = Fleet(settings, TASK, tmp_path), WatchedBroker(seed=1)

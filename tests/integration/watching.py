@@ -1,5 +1,6 @@
 """A broker in memory whose clients are watched: what each published, what was acknowledged, what it received."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from broker.link import LinkProfile
 from broker.simulated import SimulatedBroker
 from broker.transport import Connection, Message, Transport, Will
 
-__all__ = ["Traffic", "WatchedBroker"]
+__all__ = ["Traffic", "WatchedBroker", "unwatched_loop"]
 
 
 @dataclass
@@ -88,3 +89,8 @@ class _WatchedConnection:
     @property
     def max_payload_bytes(self) -> int | None:
         return self._connection.max_payload_bytes
+
+
+def unwatched_loop() -> None:
+    """Turn asyncio's debug mode off, in a test of many devices: it takes longer than what it watches."""
+    asyncio.get_running_loop().set_debug(False)
