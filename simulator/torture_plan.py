@@ -35,7 +35,7 @@ FLEET = "torture"
 CHUNK_BYTES = 4096
 LEARNING_RATE = 2.0**-10
 A_DAY_S = 86_400.0
-LONGEST_STEP_S = 3.0
+LONGEST_STEP_S = 2.5
 """A life whose step does not come is ended after so many seconds."""
 
 
@@ -80,7 +80,7 @@ class Scale:
     report_goal: int = 48
     versions: int = 80
     longest_run_s: float = 100.0
-    broker_every_s: float = 10.0
+    broker_every_s: float = 8.0
     devices_every_s: float = 6.0
     life_s: float = 2.0
 
