@@ -32,7 +32,7 @@ schedules: .venv/ready ## 20,000 crash schedules in virtual time; a failing one 
 	@$(PY) -m simulator schedules --seeds 0:20000
 
 bench: .venv/ready ## a round's time, CPU and memory, beside Flower's and the bare pipe's; half an hour
-	@$(PY) -m bench
+	@$(PY) -m bench --save
 
 torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped; ARGS=--help
 	@$(PY) -m simulator torture $(ARGS)

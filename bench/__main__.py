@@ -48,7 +48,9 @@ def main(
         Path, typer.Option(help="Below it turns write what is durable: on a real disk, not in memory.")
     ] = ROOT / "bench" / ".work",
     keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep what turns write, logs included.")] = False,
-    save: Annotated[bool, typer.Option(help="Save the tables in bench/results, as Markdown and JSON.")] = True,
+    save: Annotated[
+        bool, typer.Option("--save", help="Save the tables in bench/results, as Markdown and JSON.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every turn as it was measured.")] = False,
 ) -> None:
     """Measure rounds: K devices fetch a model of S bytes, add one to it and send it back. No learning.

@@ -16,7 +16,7 @@ from broker.server.mosquitto import find_mosquitto
 def test_contenders_take_turns_and_every_turn_is_reported(tmp_path: Path) -> None:
     """Two devices, 64 KiB, two rounds, ours with and without digests and the pipe: all figures, and no file left."""
     words = ["--cases", "2x64KiB", "--only", "ours,undigested,pipe", "--rounds", "2", "--turns", "1"]
-    done = CliRunner().invoke(app, [*words, "--folder", str(tmp_path), "--no-save", "--json"])
+    done = CliRunner().invoke(app, [*words, "--folder", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     turns_of = json.loads(done.stdout)["results"]["2x64KiB"]
     assert list(turns_of) == ["ours", "undigested", "pipe"]
@@ -35,7 +35,7 @@ def test_contenders_take_turns_and_every_turn_is_reported(tmp_path: Path) -> Non
 )
 def test_command_line_that_will_not_do_says_what_would(words: list[str], hint: str, tmp_path: Path) -> None:
     """Exit code 2 and the words that are known, before anything is started."""
-    done = CliRunner().invoke(app, [*words, "--folder", str(tmp_path), "--no-save"])
+    done = CliRunner().invoke(app, [*words, "--folder", str(tmp_path)])
     assert done.exit_code == 2
     if find_mosquitto() is not None:
         assert hint in done.stderr
