@@ -32,7 +32,7 @@ from tests.integration.linear import LinearTask, some_settings
 T = TypeVar("T")
 
 N_DEVICES = 8
-ROUNDS = 4
+ROUNDS = 3
 PADDING = 5000
 """Parameters more: a model of five chunks, and an update that has to be offered."""
 RESETTING = LinkProfile(latency_s=0.05, jitter_s=0.05, resets_every_s=10.0)
