@@ -41,6 +41,8 @@ MAX_NORM = 1e4
 GRANTED_BYTES = 8 * 4096
 """So little that devices have to wait for grants."""
 DIGEST = "d" * 64
+ENDED_AT_ONCE = 24
+"""Leases of two rounds, whose files wait to be deleted."""
 
 
 def settings_of(folder: Path) -> Settings:
@@ -142,7 +144,7 @@ class AggregatorWorld:
                 f"{self.uploads.granted_bytes} bytes are granted and {self.intake.unwritten_bytes} wait for the disk, "
                 f"{GRANTED_BYTES} may"
             )
-        if self.intake.n_waiting > 2 * n_open + GRANTED_BYTES // 4096:
+        if self.intake.n_waiting > 2 * (n_open + ENDED_AT_ONCE) + GRANTED_BYTES // 4096:
             raise InvalidState(f"{self.intake.n_waiting} steps wait for {n_open} open leases")
 
     def check_books(self) -> None:
