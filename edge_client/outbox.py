@@ -16,7 +16,7 @@ import structlog
 
 from edge_client.final_leases import FinalLeases
 from edge_client.report_files import REPORT, OutboxEntry, header_of, read_report
-from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, sync_folder, write_durably
+from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, write_durably, write_whole
 from shared.durable import make_folder
 from shared.errors import ConfigError, InvalidState
 from shared.messages import Report
@@ -146,10 +146,14 @@ class Outbox:
             return file.read(length)
 
     def conclude(self, lease: str) -> None:
-        """A lease is final: remember it, then delete its report."""
+        """A lease is final: remember it, then delete its report.
+
+        Neither waits for the folder to be synchronised: a power cut may bring the report back, which is then offered
+        once more, and answered as before.
+        """
         if self._finals.add(lease):
             try:
-                write_durably(self._finals_path, "\n".join(self._finals).encode())
+                write_whole(self._finals_path, "\n".join(self._finals).encode())
             except OSError as error:
                 self._log.error("final_lease_not_kept", lease=lease, cause=str(error), folder=str(self._folder))
         self._delete(lease)
@@ -219,7 +223,6 @@ class Outbox:
             return
         try:
             self._path(lease).unlink(missing_ok=True)
-            sync_folder(self._folder)
         except OSError as error:  # the next start tries again
             self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._folder))
 

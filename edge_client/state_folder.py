@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.durable import make_folder, sync_folder
 from shared.errors import AlreadyServed, ConfigError
 
-__all__ = ["DAMAGED", "TEMPORARY", "lock_folder", "remedy", "set_aside", "sync_folder", "write_durably"]
+__all__ = ["DAMAGED", "TEMPORARY", "lock_folder", "remedy", "set_aside", "sync_folder", "write_durably", "write_whole"]
 
 LOCK_NAME = "lock"
 TEMPORARY = ".part"
@@ -56,8 +56,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_durably(path: Path, *parts: bytes) -> None:
-    """Write a file as a whole: once this returns it survives a power cut, and until then the old one does.
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Write a file as a whole: a power cut leaves the old one or the new one, never a part.
 
     Raises:
         OSError: the disk is full, or broken.
@@ -73,6 +73,15 @@ def write_durably(path: Path, *parts: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_durably(path: Path, *parts: bytes) -> None:
+    """Write a file as a whole: once this returns it survives a power cut, and until then the old one does.
+
+    Raises:
+        OSError: the disk is full, or broken.
+    """
+    write_whole(path, *parts)
     sync_folder(path.parent)
 
 
