@@ -236,19 +236,17 @@ async def test_broker_killed_with_all_it_knew_everything_is_published_and_offere
 
 
 async def test_device_killed_with_a_finished_update_offers_it_once_after_the_reboot(tmp_path: Path) -> None:
-    """Killed with the update in its outbox and nobody to take it: not trained again, counted once."""
+    """All are killed, with updates in outboxes that nobody has accepted: not trained again, each counted once."""
     async with a_scene(tmp_path) as scene:
-        aggregator = await scene.aggregator()
-        devices = {device: await scene.device(device) for device in DEVICES}
-        await scene.until(lambda: scene.rows("lease"))
-        await scene.kill(aggregator)
-        outbox = scene.folder / "devices" / FLEET
-        await scene.until(lambda: list(outbox.glob("*/outbox/*.report")))
-        (report, *_) = outbox.glob("*/outbox/*.report")
-        device = report.parent.parent.name
-        await scene.kill(devices[device])
+        devices = await killed_at(scene, Point.BEFORE_ACCEPT)
+        outboxes = scene.folder / "devices" / FLEET
+        await scene.until(lambda: list(outboxes.glob("*/outbox/*.report")))
+        for child in devices.values():
+            await scene.kill(child)
+        assert not scene.rows("accept")
         await scene.aggregator()
-        await scene.device(device)
+        for device in DEVICES:
+            await scene.device(device)
         await scene.finish()
 
 
