@@ -1,4 +1,4 @@
-"""One life of a real aggregator that ends by SIGKILL at a point of `killing_points.py`: an entry for the nursery."""
+"""One life of a real aggregator that ends by SIGKILL at a point of `exactly_once.py`: an entry for the nursery."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import Any
 
 from aggregator import session
 from simulator import torture_aggregator
-from tests.aggregator.killing_points import Point, watch
+from tests.aggregator.exactly_once import Point, watch
 
 __all__ = ["main"]
 

@@ -27,7 +27,7 @@ from simulator.torture_model import differences, numbers_of
 from simulator.torture_notes import read_notes
 from simulator.torture_nursery import Nursery, Nursling, nursery
 from simulator.torture_plan import CHUNK_BYTES, FLEET, LEARNING_RATE, device_settings
-from tests.aggregator.killing_points import Point
+from tests.aggregator.exactly_once import Point
 
 pytestmark = pytest.mark.skipif(shutil.which("mosquitto") is None, reason="needs Mosquitto: apt install mosquitto")
 

@@ -29,8 +29,8 @@ from shared.wire import decode, encode_json
 from simulator.fleet import AGGREGATOR, WALL_START_S, Fleet
 from simulator.inline_blocking import InlineBlocking
 from simulator.virtual_time import run_in_virtual_time
+from tests.aggregator.exactly_once import Point, watch
 from tests.aggregator.killed_run import replayed
-from tests.aggregator.killing_points import Point, watch
 from tests.integration.linear import LinearTask, some_settings
 
 DEVICES = ["d0", "d1", "d2"]
