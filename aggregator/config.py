@@ -173,7 +173,7 @@ class TransferSettings(_Section):
     reconnect_window_s: float = Field(
         10, ge=0, le=1e9, description="devices return within this many seconds, spread uniformly"
     )
-    granted_bytes: int = Field(32 * 2**20, ge=262_144, description="chunks asked for and not arrived, over all uploads")
+    granted_bytes: int = Field(16 * 2**20, ge=262_144, description="chunks asked for and not arrived, over all uploads")
     granted_chunks: int = Field(500, ge=1, description="the same in chunks: stays under the broker's queue")
     max_update_bytes: int | None = Field(
         None, ge=1, le=MAX_EXAMPLES, description="largest update; default: what the codec gives"

@@ -24,7 +24,10 @@ __all__ = ["ModelBlob", "Publisher", "model_blob", "which_to_delete"]
 WINDOW = 16
 """Publishes, or topics read back, at a time: brokers truncate what they owe one client beyond some dozens."""
 READ_BACK_S = 10.0
-"""Seconds without any piece arriving after which what is outstanding counts as missing."""
+"""Seconds without any piece arriving after which what is outstanding counts as missing, at most."""
+READ_BACK_LEAST_S = 1.0
+READ_BACK_ROUND_TRIPS = 10.0
+"""A broker that has a piece sends it with its SUBACK: who answers quickly and sends nothing has nothing."""
 ATTEMPTS = 3
 """Times a blob is published before the broker is said not to keep it."""
 KEPT_VERSIONS = 3
@@ -223,20 +226,22 @@ class Publisher:
                 window = pieces[start : start + WINDOW]
                 self._expected = {piece.topic: piece.sha256 for piece in window}
                 try:
+                    since = asyncio.get_running_loop().time()
                     # one topic a packet: some brokers handle no more than that well
                     await _for_each(window, lambda piece: self._connection.subscribe([piece.topic]))
-                    await self._all_arrived()
+                    took_s = asyncio.get_running_loop().time() - since
+                    await self._all_arrived(max(READ_BACK_LEAST_S, READ_BACK_ROUND_TRIPS * took_s))
                     missing += [piece for piece in window if piece.topic in self._expected]
                 finally:
                     self._expected = {}
                 await self._connection.unsubscribe([piece.topic for piece in window])
         return missing
 
-    async def _all_arrived(self) -> None:
+    async def _all_arrived(self, patience_s: float) -> None:
         while self._expected:
             self._arrival.clear()
             try:
-                async with asyncio.timeout(READ_BACK_S):
+                async with asyncio.timeout(min(READ_BACK_S, patience_s)):
                     await self._arrival.wait()
             except TimeoutError:
                 return

@@ -100,5 +100,5 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (knobs.over_selection, knobs.quorum, knobs.extensions, knobs.max_staleness) == (1.3, 0.8, 2, 0)
     assert knobs.window_s == Window(min=60, max=600)
     transfer = some_settings(transfer={"chunk_bytes": 122_880, "inline_bytes": 32_768}).transfer
-    assert (transfer.granted_bytes, transfer.granted_chunks, transfer.messages_per_s) == (32 * 2**20, 500, 5)
+    assert (transfer.granted_bytes, transfer.granted_chunks, transfer.messages_per_s) == (16 * 2**20, 500, 5)
     assert (EvaluationSettings().central_every, EvaluationSettings().federated_every) == (1, 0)
