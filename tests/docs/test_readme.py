@@ -24,7 +24,10 @@ APPS = {"aggregator": aggregator, "broker": broker, "edge_client": edge_client, 
 # What `tests/docs/test_readme_for_real.py` does with a real broker.
 TRIED_FOR_REAL = (
     *("python -m broker", "python -m edge_client", "mosquitto_sub"),
-    *(f"python -m aggregator {word}" for word in ("check", "run", "watch", "pause", "resume", "stop", "export")),
+    *(
+        f"python -m aggregator {word}"
+        for word in ("check", "run", "watch", "pause", "resume", "stop", "export", "repair")
+    ),
 )
 TRIED_HERE = ("pytest",)
 NOT_TRIED = {

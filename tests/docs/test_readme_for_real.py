@@ -107,6 +107,9 @@ def test_for_real_works_as_printed(tmp_path: Path) -> None:
         left = {path.name for path in (tmp_path / "runs/line").iterdir()}
         assert {"final.safetensors", "best.safetensors", "history.jsonl", "history.png"} <= left
 
+        for looks in ("repair", "outbox"):
+            looked = reader.types(*command(looks))
+            assert (looked.returncode, looked.stderr) == (0, "")
         assert reader.types(*command("export")).returncode == 0
         loaded = reader.types("python", "-c", snippet("from safetensors") + "print(net.weight.item())")
         assert (loaded.returncode, loaded.stderr) == (0, "")
