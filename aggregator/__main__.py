@@ -9,6 +9,7 @@ import dataclasses
 import json
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from aggregator.service import RunResult
 
 __all__ = ["app"]
+
+SWITCH_S = 0.001
+"""After which a thread that computes gives the event loop its turn: for 5 ms, Python's own, messages would wait."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", help=__doc__)
 
@@ -208,6 +212,7 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
     from shared.blocking import Threads
 
     keep_heap_small()
+    sys.setswitchinterval(SWITCH_S)
     with Threads() as run_blocking:
         aggregator = Aggregator(
             settings,
