@@ -46,8 +46,8 @@ PURE = {
         *("server_optimizer", "settings_change", "staleness", "stopping", "tally", "uploads"),
     },
     "edge_client": {
-        *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "held_reports"),
-        *("participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
+        *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "finished_runs"),
+        *("held_reports", "participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
     },
     "simulator": {"scenario", "torture_plan"},
 }
