@@ -1,8 +1,8 @@
 """Whether a message is believed: the cheapest check first, every refusal one `PeerError` with its reason.
 
-Order: topic grammar (`shared/topics.py`), payload length, lease, rate, msgpack with caps and field types
-(`shared/wire.py`), then here size, codec and length against the run's own spec. Digest, finiteness and norm follow
-off the event loop (`intake.py`). Shapes never come from a device.
+Order: topic grammar (`shared/topics.py`), lease, rate, whether the lease is final (`reception.py`), payload length,
+msgpack with caps and field types (`shared/wire.py`), then here run, lease, codec and the length against the run's own
+spec. Digest, finiteness and norm follow off the event loop (`intake.py`). Shapes never come from a device.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ A row is readable by people and queries: its body is JSON, only an inline update
 checksum of a row covers every row before it, so a row that fits the chain is, to the bit, the one that was written,
 wherever it was found: in the table, or as a copy at the end of an update file.
 
-Not here: what records mean (`records.py`), the table itself (`journal_file.py`), where copies lie (`row_copies.py`).
+Not here: what records mean (`records.py`), the table itself (`journal_file.py`), where copies lie (`update_file.py`).
 """
 
 import hashlib

@@ -219,7 +219,7 @@ class Session:
             raise _served_by(latest, self._opened.settings.fleet)
 
     def _is_another(self, status: AggregatorStatus) -> bool:
-        """Whether it says that an aggregator of another run is there."""
+        """Whether it says that an aggregator is there which is none of the starts of this run."""
         return status.online and status.instance not in self._opened.recovered.instances
 
     async def _read(self, connection: Connection, publisher: Publisher) -> None:
