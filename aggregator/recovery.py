@@ -43,7 +43,6 @@ class Recovered:
         epoch: the highest so far, 0 before the first.
         instances: every start of this run; a status of one of them is nobody else's.
         config: the newest configuration, None before the first.
-        digests: of each committed version.
         participants: devices whose update is in the last of them.
         n_records: rows read.
     """
@@ -51,7 +50,6 @@ class Recovered:
     epoch: int = 0
     instances: set[str] = field(default_factory=set)
     config: ConfigRecord | None = None
-    digests: dict[int, str] = field(default_factory=dict)
     participants: tuple[str, ...] = ()
     n_records: int = 0
 
@@ -110,7 +108,6 @@ def recover(
                 machine.tally.commit(record.version)
                 # published or not, nobody knows: it is published again, and the round ends with that
                 machine.last_outcome, phase = RoundOutcome.COMMITTED, Phase.AGGREGATING
-                found.digests[record.version] = record.digest
                 machine.stopping.committed(record.version, dict(record.metrics))
             case AbandonRecord():
                 machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING

@@ -201,11 +201,6 @@ class CheckIn(WireMessage):
     holds: Annotated[list[Holding], Field(max_length=MAX_HOLDS)] = []
     missing: Digest | None = None
 
-    @property
-    def is_eligible(self) -> bool:
-        """Whether the device itself says it may take part now."""
-        return self.refusal is None
-
 
 class WorkOrder(_Part):
     """What of `Work` crosses the wire."""

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.errors import Reason
 from shared.messages import (
     MAX_HOLDS,
     Action,
@@ -174,12 +173,6 @@ def test_more_than_sixteen_leases_are_not_held() -> None:
     holding = Holding(lease=LEASE, run="r")
     with pytest.raises(ValidationError):
         CheckIn(boot="b", connection=1, protocols=[1], codecs=[], holds=[holding] * (MAX_HOLDS + 1))
-
-
-def test_a_device_is_eligible_exactly_without_a_refusal() -> None:
-    """One field says both."""
-    assert CheckIn(boot="b", connection=1, protocols=[1], codecs=[]).is_eligible
-    assert not CheckIn(boot="b", connection=1, protocols=[1], codecs=[], refusal=Reason.DATA).is_eligible
 
 
 def test_all_outcomes_but_a_grant_and_a_wait_are_final() -> None:
