@@ -9,10 +9,8 @@ Not here: doing it (`repair.py`), what of the journal can be proved (`salvage.py
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from aggregator.aggregation import Aggregation
 from aggregator.journal_head import Head
@@ -25,12 +23,10 @@ from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, Record, 
 from aggregator.run_folder import RunFolder
 from aggregator.salvage import Salvage
 from aggregator.standing import Standing, records_of
-from shared.blocking import Lane
+from shared.blocking import at_once
 from shared.errors import ConfigError, FederationError, InvalidState
 
 __all__ = ["DISCARD_AFTER", "VOID", "Examination", "Finding", "Plan"]
-
-T = TypeVar("T")
 
 DISCARD_AFTER, VOID = "--discard-after", "--void"
 """The options of `repair` that give something up."""
@@ -255,7 +251,7 @@ class Examination:
             updates = list(counted.get(version, {}).values())
             if any(each.data is None and self._is_gone(each) for each in updates):
                 return []
-            aggregation = Aggregation(settings, state, self._part_files, self._store, _at_once)
+            aggregation = Aggregation(settings, state, self._part_files, self._store, at_once)
             try:
                 state = asyncio.run(aggregation.make(version, commit.round_id, updates))
             except FederationError:
@@ -327,7 +323,3 @@ def _record(row: Row) -> Record | None:
         return record_of(row)
     except InvalidState:
         return None
-
-
-async def _at_once(lane: Lane, work: Callable[[], T]) -> T:
-    return work()

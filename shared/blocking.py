@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Protocol, Self, TypeVar
 
-__all__ = ["Lane", "RunBlocking", "Threads"]
+__all__ = ["Lane", "RunBlocking", "Threads", "at_once"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,11 @@ class Threads:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def at_once(lane: Lane, work: Callable[[], T]) -> T:
+    """See `RunBlocking`: for whoever has no event loop to keep free, such as a command that only computes."""
+    return work()
 
 
 def _without_stop(work: Callable[[], T]) -> T:

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from safetensors.numpy import load_file
 
@@ -24,7 +23,7 @@ from aggregator.part_files import PartFiles
 from aggregator.publishing import model_blob
 from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, OutcomeRecord, Record
 from aggregator.results import RunResult
-from shared.blocking import Lane
+from shared.blocking import at_once
 from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported
 from shared.wire import decode
 from simulator.disk_image import Image
@@ -33,8 +32,6 @@ from simulator.lossy_disk import Machine
 from simulator.schedule_task import DrawnTask
 
 __all__ = ["Witness"]
-
-T = TypeVar("T")
 
 
 class Witness:
@@ -163,9 +160,9 @@ class Witness:
 
     async def _replay(self, settings: Settings, result: RunResult, records: Sequence[Record], folder: Path) -> None:
         """Make every version anew from the rows, without a crash, and compare the bits."""
-        state = await first_state(settings, TaskEvaluator(self._task, _at_once))
+        state = await first_state(settings, TaskEvaluator(self._task, at_once))
         store, files = ModelStore(folder / "versions"), PartFiles(folder / "updates")
-        aggregation = Aggregation(settings, state, files, store, _at_once)
+        aggregation = Aggregation(settings, state, files, store, at_once)
         waiting: dict[int, list[AcceptRecord]] = {}
         for record in records:
             if isinstance(record, AcceptRecord) and record.sha256 in self._task.made:
@@ -185,7 +182,3 @@ class Witness:
         final = load_file(result.model)
         if final["weights"].tobytes() != aggregation.state.parameters.tobytes():
             self.note("the final model is not what the journal yields")
-
-
-async def _at_once(lane: Lane, work: Callable[[], T]) -> T:
-    return work()

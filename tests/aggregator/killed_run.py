@@ -4,11 +4,11 @@ import asyncio
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -20,7 +20,7 @@ from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, Record, VoidRecord
 from aggregator.selection import seed_of
 from aggregator.service import RunResult
-from shared.blocking import Lane
+from shared.blocking import Lane, at_once
 from shared.codecs import codec_named
 from shared.errors import leaf_of
 from shared.messages import WorkOrder
@@ -31,8 +31,6 @@ from simulator.virtual_time import run_in_virtual_time
 from tests.integration.linear import LinearTask, some_settings
 
 __all__ = ["KilledRun", "a_killed_run", "go_on", "inline_only", "replayed"]
-
-T = TypeVar("T")
 
 DEVICES = [f"d{i}" for i in range(6)]
 SLOW = {Lane.TRAINING: (30.0, 40.0)}
@@ -149,7 +147,7 @@ def replayed(settings: Settings, rows: list[Record], scratch: Path) -> bytes:
     spec = ParameterSpec.of(initial)
     state = ServerState(version=0, round_id=0, spec=spec, parameters=spec.flatten(initial.parameters))
     leases = {row.lease: row for row in rows if isinstance(row, LeaseRecord)}
-    aggregation = Aggregation(settings, state, PartFiles(scratch / "updates"), ModelStore(scratch), _at_once)
+    aggregation = Aggregation(settings, state, PartFiles(scratch / "updates"), ModelStore(scratch), at_once)
     models: dict[int, Vector] = {0: state.parameters}
     counted: dict[int, list[AcceptRecord]] = {}
     for row in rows:
@@ -185,7 +183,3 @@ def _trained(task: LinearTask, spec: ParameterSpec, received: Vector, lease: Lea
     )
     trained = task.train(spec.unflatten(received), work, Client(id=ClientId(lease.device)))
     return delta_of(trained, received, spec)
-
-
-async def _at_once(lane: Lane, work: Callable[[], T]) -> T:
-    return work()
