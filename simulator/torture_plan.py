@@ -140,19 +140,18 @@ class RunPlan:
         return N_PARAMS[self.kind]
 
 
-_STEPS: Mapping[Kind, Mapping[Step, tuple[int, int]]] = {
-    Kind.INLINE: {
-        Step.BEFORE_COMMIT: (1, 40),
-        Step.BEFORE_HEAD: (1, 40),
-        Step.HEAD_UNSYNCED: (1, 40),
-        Step.BEFORE_RECEIPTS: (2, 40),
-        Step.BEFORE_FOLD: (1, 100),
-        Step.VERSION_UNSYNCED: (1, 4),
-        Step.VERSION_RENAME: (1, 4),
-        Step.VERSION_WRITTEN: (1, 4),
-        Step.BEFORE_PUBLISH: (1, 3),
-    },
+_STEPS: Mapping[Step, tuple[int, int]] = {
+    Step.BEFORE_COMMIT: (1, 40),
+    Step.BEFORE_HEAD: (1, 40),
+    Step.HEAD_UNSYNCED: (1, 40),
+    Step.BEFORE_RECEIPTS: (2, 40),
+    Step.BEFORE_FOLD: (1, 100),
+    Step.VERSION_UNSYNCED: (1, 4),
+    Step.VERSION_RENAME: (1, 4),
+    Step.VERSION_WRITTEN: (1, 4),
+    Step.BEFORE_PUBLISH: (1, 3),
 }
+"""From which to which passage a life may end there."""
 _CHUNK_STEPS = {Step.PART_UNSYNCED: (1, 50), Step.BEFORE_RENAME: (1, 50), Step.BEFORE_ACCEPT: (1, 50)}
 _KINDS = (Kind.INLINE, Kind.MIXED, Kind.SMALL_DISK, Kind.INLINE)
 
@@ -189,7 +188,7 @@ def lives(plan: RunPlan, scale: Scale) -> Iterator[LifePlan]:
         seed = f"{plan.seed}/{number}"
         rng = Random(seed)
         inline = plan.kind is Kind.INLINE or rng.random() < 0.4
-        steps = dict(_STEPS[Kind.INLINE]) | ({} if inline else _CHUNK_STEPS)
+        steps = {**_STEPS, **({} if inline else _CHUNK_STEPS)}
         act = _act(plan.kind, number, rng)
         step = rng.choice(list(steps)) if act is Act.STEP else None
         yield LifePlan(
