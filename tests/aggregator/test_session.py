@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -10,17 +9,17 @@ import structlog
 
 from aggregator.announcements import BEAT_S
 from aggregator.config import Settings
-from aggregator.service import Aggregator, RunResult
+from aggregator.service import RunResult
 from aggregator.session import SILENT_AFTER_S
 from broker.transport import Transport, Will
 from shared.errors import AlreadyServed, CredentialsRefused
 from shared.messages import AggregatorStatus, Fleet, ModelRef, Round, RoundState
 from shared.topics import Topics
 from shared.wire import decode, encode_json
-from simulator.fleet import AGGREGATOR, WALL_START_S
+from simulator.fleet import AGGREGATOR
 from simulator.fleet import Fleet as SimulatedFleet
-from simulator.inline_blocking import InlineBlocking
 from tests.integration.linear import LinearTask, some_settings
+from tests.integration.second_aggregator import another
 
 pytestmark = pytest.mark.virtual_time
 
@@ -40,19 +39,6 @@ def a_run(folder: Path, **tables: Any) -> Settings:
 def a_fleet(folder: Path, **tables: Any) -> SimulatedFleet:
     """Return a fleet that nobody serves yet."""
     return SimulatedFleet(a_run(folder, **tables), LinearTask(padding=3000), folder)
-
-
-def another(fleet: SimulatedFleet, settings: Settings) -> Aggregator:
-    """Return a second aggregator on the same broker."""
-    loop = asyncio.get_running_loop()
-    return Aggregator(
-        settings,
-        LinearTask(),
-        fleet.broker.transport("aggregator-2"),
-        run_blocking=InlineBlocking(Random(2)),
-        rng=Random(2),
-        wall=lambda: WALL_START_S + loop.time(),
-    )
 
 
 def status_of(fleet: SimulatedFleet) -> AggregatorStatus:

@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -19,19 +18,19 @@ from aggregator.history import RunHistory
 from aggregator.journal import read_journal
 from aggregator.model_store import ModelStore
 from aggregator.records import AcceptRecord, CommitRecord, EpochRecord, LeaseRecord
-from aggregator.service import Aggregator, RunResult
+from aggregator.service import RunResult
 from broker.transport import Will
 from shared.blocking import Lane
 from shared.errors import AlreadyServed, ConfigError, leaf_of
 from shared.messages import Outcome, Receipt, Report, Round
 from shared.topics import ReceiptTopic, ReportTopic
 from shared.wire import decode, encode_json
-from simulator.fleet import AGGREGATOR, WALL_START_S, Fleet
-from simulator.inline_blocking import InlineBlocking
+from simulator.fleet import AGGREGATOR, Fleet
 from simulator.virtual_time import run_in_virtual_time
 from tests.aggregator.exactly_once import Point, watch
 from tests.aggregator.killed_run import replayed
 from tests.integration.linear import LinearTask, some_settings
+from tests.integration.second_aggregator import another
 
 DEVICES = ["d0", "d1", "d2"]
 DOWN_S = 5.0
@@ -310,19 +309,6 @@ def test_journal_shorter_than_its_head_by_an_inline_accept_is_refused_by_name(
 
 
 # a second aggregator
-
-
-def another(fleet: Fleet, settings: Settings) -> Aggregator:
-    """Return a second aggregator on the same broker."""
-    loop = asyncio.get_running_loop()
-    return Aggregator(
-        settings,
-        LinearTask(),
-        fleet.broker.transport("aggregator-2"),
-        run_blocking=InlineBlocking(Random(2)),
-        rng=Random(2),
-        wall=lambda: WALL_START_S + loop.time(),
-    )
 
 
 def test_second_aggregator_in_the_same_folder_exits_naming_the_first(tmp_path: Path) -> None:
