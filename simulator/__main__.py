@@ -1,7 +1,7 @@
-"""`python -m simulator rehearse SCENARIO.toml`: a fleet for real, on this machine.
+"""`python -m simulator rehearse | torture | schedules`: whole fleets on this machine, for real or in virtual time.
 
-Exit codes: 0 the run finished, 1 a process failed or the time was up, 2 what the operator wrote cannot work,
-130 interrupted (143 by SIGTERM).
+Exit codes: 0 the run finished or every promise was kept, 1 a process failed, the time was up or a promise was broken,
+2 what the operator wrote cannot work, 130 interrupted (143 by SIGTERM).
 """
 
 import asyncio
@@ -28,7 +28,6 @@ from simulator.view import View
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
-
 
 app.command()(torture)
 app.command()(schedules)

@@ -41,8 +41,8 @@ PURE = {
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
         *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
-        *("fleet_table", "invitations", "journal_rows", "leases", "pausing", "phases", "population", "records"),
-        *("recovery", "reports", "round_clock", "round_endings", "round_machine", "rules", "selection"),
+        *("fleet_table", "fleet_view", "invitations", "journal_rows", "leases", "pausing", "phases", "population"),
+        *("records", "recovery", "reports", "round_clock", "round_endings", "round_machine", "rules", "selection"),
         *("server_optimizer", "settings_change", "staleness", "stopping", "tally", "uploads"),
     },
     "edge_client": {
