@@ -123,7 +123,7 @@ async def test_disk_whose_writes_fail_pauses_until_they_do_not(tmp_path: Path, m
     fails = False
     write, probe = PartFiles.write, Path.open
 
-    def failing(self: PartFiles, *args: Any, **kwargs: Any) -> bool:
+    def failing(self: PartFiles, *args: Any, **kwargs: Any) -> int:
         if fails:
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         return write(self, *args, **kwargs)

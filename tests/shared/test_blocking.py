@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from shared.blocking import Lane, Threads
+from shared.blocking import Lane, Threads, at_once
 from shared.task import TrainingCancelled
 
 
@@ -77,3 +77,8 @@ async def test_closing_waits_for_what_runs() -> None:
     with Threads() as run_blocking:
         await run_blocking(Lane.DISK, lambda: None)
     assert not [t for t in threading.enumerate() if t.name.startswith("fedmq-")]
+
+
+async def test_who_has_no_loop_to_keep_free_does_the_work_itself() -> None:
+    """No thread: what comes back was computed by the caller."""
+    assert await at_once(Lane.COMPUTE, threading.get_ident) == threading.get_ident()
