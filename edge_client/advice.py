@@ -11,14 +11,18 @@ from shared.errors import Reason
 __all__ = ["ADVICE", "advice_for"]
 
 _NOTHING = "nothing: it goes on with new work"
+_SAME_VERSION = "use the aggregator's version of this program on the device"
 
 ADVICE: Mapping[Reason, str] = MappingProxyType(
     {
-        Reason.FIELDS: "use the aggregator's version of this program on the device",
+        Reason.PAYLOAD_TOO_LARGE: _SAME_VERSION,
+        Reason.MALFORMED: _SAME_VERSION,
+        Reason.VERSION: _SAME_VERSION,
+        Reason.FIELDS: _SAME_VERSION,
         Reason.SIZE: "raise transfer.max_update_bytes at the aggregator, or make the update smaller",
         Reason.DIGEST: "look at this device's memory and disk: what arrived is not what was trained",
         Reason.LENGTH: "use the same task, with the same model, on the device and at the aggregator",
-        Reason.CODEC: "use the aggregator's version of this program on the device",
+        Reason.CODEC: _SAME_VERSION,
         Reason.NOT_FINITE: "lower training.learning_rate, or look for bad examples in this device's data",
         Reason.NORM: "look for bad examples in this device's data; if others are refused too, raise server.max_norm",
         Reason.OFFERS: "look at this device's link: the update was begun anew too often",
