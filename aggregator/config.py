@@ -169,17 +169,21 @@ class TransferSettings(_Section):
         122_880, ge=4096, le=262_144, description="120 KiB: fastest, and under public brokers' limits"
     )
     inline_bytes: int = Field(32_768, ge=0, le=262_144, description="updates up to this travel in the report itself")
-    check_in_interval_s: Seconds = Field(30, description="while idle; grows to population / 10 s")
+    check_in_interval_s: Seconds = Field(
+        30, description="while idle; grows to a tenth of a second for each device that has come back"
+    )
     reconnect_window_s: float = Field(
         10, ge=0, le=1e9, description="devices return within this many seconds, spread uniformly"
     )
-    granted_bytes: int = Field(16 * 2**20, ge=262_144, description="chunks asked for and not arrived, over all uploads")
+    granted_bytes: int = Field(
+        16 * 2**20, ge=262_144, description="chunks asked for and not yet on disk, over all uploads"
+    )
     granted_chunks: int = Field(500, ge=1, description="the same in chunks: stays under the broker's queue")
     max_update_bytes: int | None = Field(
         None, ge=1, le=MAX_EXAMPLES, description="largest update; default: what the codec gives"
     )
     messages_per_s: float = Field(
-        5, gt=0, description="of one device, with bursts of ten times that; chunks do not count"
+        5, gt=0, description="of one device, with bursts of ten times that; granted chunks do not count"
     )
 
 

@@ -1,7 +1,8 @@
 """The model goes down: retained chunks and index by digest, read back, and deleted when nobody needs them.
 
-What the broker acknowledged it may still have dropped or denied, so the last chunk of each blob is read back before
-the manifest names it. After a restart or a reconnect only what reading back shows to be missing is published again.
+What the broker acknowledged it may still have dropped or denied, so its first and last chunk and the last piece of its
+index are read back before the manifest names it. After a restart or a reconnect only what reading back shows to be
+missing is published again.
 
 Not here: the manifest (its publisher is the caller), and when a version is published (`round_machine.py`).
 """
@@ -24,10 +25,11 @@ __all__ = ["ModelBlob", "Publisher", "model_blob", "which_to_delete"]
 WINDOW = 16
 """Publishes, or topics read back, at a time: brokers truncate what they owe one client beyond some dozens."""
 READ_BACK_S = 10.0
-"""Seconds without any piece arriving after which what is outstanding counts as missing, at most."""
-READ_BACK_LEAST_S = 1.0
-READ_BACK_ROUND_TRIPS = 10.0
-"""A broker that has a piece sends it with its SUBACK: who answers quickly and sends nothing has nothing."""
+"""Seconds without any piece arriving after which what is outstanding counts as missing."""
+HURRIED_LEAST_S = 1.0
+HURRIED_ROUND_TRIPS = 10.0
+"""A broker that has a piece sends it with its SUBACK: who answers quickly and sends nothing has most likely nothing.
+Good enough for a first look, after which it is published once too often at worst; not to call a broker unfit."""
 ATTEMPTS = 3
 """Times a blob is published before the broker is said not to keep it."""
 KEPT_VERSIONS = 3
@@ -85,7 +87,7 @@ def model_blob(vector: Vector, spec: ParameterSpec, version: int, chunk_bytes: i
 def which_to_delete(published: Sequence[ModelRef], live: Set[int]) -> list[ModelRef]:
     """Choose the models that go from the broker.
 
-    The last three versions stay, and those that a lease which is still fetching names; past eight blobs the oldest
+    The last three versions stay, and those that an open lease names; past eight blobs the oldest
     goes whoever names it, and only leases that name it are to be cancelled. Two versions with one digest are one blob.
 
     Args:
@@ -160,10 +162,10 @@ class Publisher:
         self._check_size(blob)
         chunks, index = self._pieces(blob)
         n_sent = 0
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             samples = _samples(chunks, index)
             # a broker that has forgotten them has forgotten everything: waiting for each piece would only cost time
-            has_forgotten = len(await self._missing(samples)) == len(samples)
+            has_forgotten = len(await self._missing(samples, is_hurried=not attempt)) == len(samples)
             missing = [*chunks, *index] if has_forgotten else await self._missing([*chunks, *index])
             if not missing:
                 return n_sent
@@ -218,7 +220,7 @@ class Publisher:
 
         await _for_each(pieces, publish)
 
-    async def _missing(self, pieces: Sequence[_Piece]) -> list[_Piece]:
+    async def _missing(self, pieces: Sequence[_Piece], *, is_hurried: bool = False) -> list[_Piece]:
         """Read pieces back, and return those that do not come or are not what they should be."""
         missing: list[_Piece] = []
         async with self._reading:
@@ -230,7 +232,8 @@ class Publisher:
                     # one topic a packet: some brokers handle no more than that well
                     await _for_each(window, lambda piece: self._connection.subscribe([piece.topic]))
                     took_s = asyncio.get_running_loop().time() - since
-                    await self._all_arrived(max(READ_BACK_LEAST_S, READ_BACK_ROUND_TRIPS * took_s))
+                    hurried_s = max(HURRIED_LEAST_S, HURRIED_ROUND_TRIPS * took_s)
+                    await self._all_arrived(min(READ_BACK_S, hurried_s) if is_hurried else READ_BACK_S)
                     missing += [piece for piece in window if piece.topic in self._expected]
                 finally:
                     self._expected = {}
@@ -241,7 +244,7 @@ class Publisher:
         while self._expected:
             self._arrival.clear()
             try:
-                async with asyncio.timeout(min(READ_BACK_S, patience_s)):
+                async with asyncio.timeout(patience_s):
                     await self._arrival.wait()
             except TimeoutError:
                 return

@@ -31,8 +31,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_logs() -> Iterator[None]:
+def _own_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test that sets up logging, as every command does, does so for itself alone."""
+    configure = structlog.configure
+    # a logger that has kept what was set up when it was first used keeps it for all tests to come
+    monkeypatch.setattr(structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False}))
     yield
     structlog.reset_defaults()
 

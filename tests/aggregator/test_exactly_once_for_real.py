@@ -285,10 +285,13 @@ async def test_second_aggregator_elsewhere_exits_naming_the_first(tmp_path: Path
         (epoch,) = scene.rows("epoch")
         elsewhere = {"folder": str(tmp_path / "elsewhere"), "keep_best": False}
         second = await scene.aggregator(name="second", run="other", output=elsewhere)
-        for device in DEVICES:  # something happens, so that its status changes at once
-            await scene.device(device)
+        await scene.until(lambda: "fleet_may_be_served" in scene.said("second"))
+        early, *late = DEVICES
+        await scene.device(early)  # something happens, so that its status changes at once; too few for a round
         async with asyncio.timeout(15.0):
             assert await second.ended() == 4
+        for device in late:
+            await scene.device(device)
         assert epoch.body["instance"] in scene.said("second")
         await scene.finish()
 

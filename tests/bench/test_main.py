@@ -22,8 +22,10 @@ def test_contenders_take_turns_and_every_turn_is_reported(tmp_path: Path) -> Non
     assert list(turns_of) == ["ours", "undigested", "pipe"]
     for (turn,) in turns_of.values():
         assert len(turn["round_s"]) == 2
-        figures = [*turn["round_s"], turn["server_cpu_s"], turn["broker_cpu_s"], turn["clients_cpu_s"]]
-        assert min(figures) > 0
+        assert min(turn["round_s"]) > 0
+        cpu_s = [turn["server_cpu_s"], turn["broker_cpu_s"], turn["clients_cpu_s"]]
+        assert min(cpu_s) >= 0  # the kernel counts in ticks, and a part may take less than one
+        assert sum(cpu_s) > 0
         assert min(turn["server_rss"], turn["broker_rss"]) > 2**20
     assert turns_of["ours"][0]["loop_lag_ms"] > 0
     assert list(tmp_path.iterdir()) == []

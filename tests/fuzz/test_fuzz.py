@@ -73,7 +73,7 @@ def _checks_in_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(running, "LONGEST_S", 0.5)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("plant", "says"),
     [

@@ -20,7 +20,7 @@ from simulator.schedules import Schedule
 pytestmark = pytest.mark.timeout(300)
 
 N_SEEDS = 1000
-PLANT_SEEDS = range(50)
+PLANT_SEEDS = range(100)
 """A mistake that needs more of them to be found is not looked for hard enough."""
 
 
