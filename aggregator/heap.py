@@ -11,10 +11,12 @@ import ctypes
 
 __all__ = ["keep_heap_small"]
 
-M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
-TRIM_BYTES = 2**20
+TRIM_BYTES = 4 * 2**20
 """Free memory at the end of the heap that is given back."""
+MMAP_BYTES = 4 * 2**20
+"""From here on each piece is mapped alone and given back at once: models are, chunks and windows are used again."""
 
 
 def keep_heap_small() -> bool:
@@ -24,4 +26,6 @@ def keep_heap_small() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return bool(mallopt(M_ARENA_MAX, 1)) and bool(mallopt(M_TRIM_THRESHOLD, TRIM_BYTES))
+    options = {M_ARENA_MAX: 1, M_TRIM_THRESHOLD: TRIM_BYTES, M_MMAP_THRESHOLD: MMAP_BYTES}
+    taken = [mallopt(option, value) for option, value in options.items()]  # each is set, whatever the others say
+    return all(taken)
