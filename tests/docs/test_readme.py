@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aggregator.__main__ import app as aggregator
+from bench.__main__ import app as bench
 from broker.__main__ import app as broker
 from edge_client.__main__ import app as edge_client
 from shared.errors import AlreadyServed, ConfigError, CredentialsRefused
@@ -19,7 +20,7 @@ from simulator.summary import Summary
 from tests.docs.generated import ROOT
 from tests.docs.readme import README, command, commands, write_walkthrough
 
-APPS = {"aggregator": aggregator, "broker": broker, "edge_client": edge_client, "simulator": simulator}
+APPS = {"aggregator": aggregator, "bench": bench, "broker": broker, "edge_client": edge_client, "simulator": simulator}
 
 # What `tests/docs/test_readme_for_real.py` does with a real broker.
 TRIED_FOR_REAL = (
