@@ -237,7 +237,8 @@ def clock_of(stored: object) -> RoundClock | None:
 
 
 def _failed(path: Path, error: Exception, what: str = "written") -> ConfigError:
-    hint = "is the disk full, or the folder not writable?"
+    is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    hint = "make room on its disk" if is_full else "is the disk full, or the folder not writable?"
     return ConfigError(f"the journal cannot be {what}: {error}", where=str(path), hint=hint)
 
 

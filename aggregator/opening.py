@@ -29,12 +29,12 @@ from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
 from aggregator.run_folder import RunFolder
 from aggregator.selection import seed_of
-from aggregator.settings_change import changed, refuse_fixed
+from aggregator.settings_change import changed, is_in_given_work, refuse_fixed
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
 from shared.config import settings_digest, settings_json
 from shared.errors import ConfigError
-from shared.messages import ModelRef
+from shared.messages import Kind, ModelRef
 from shared.parameters import ParameterSpec, constants_of
 from shared.task import Initial
 
@@ -137,7 +137,7 @@ async def open_run(
     aggregation = Aggregation(settings, state, part_files, store, run_blocking)
     for record in machine.tally.accepted():
         await aggregation.fold(record)
-    await _note_settings(settings, journal, recovered, machine.version)
+    await _note_settings(settings, journal, recovered, machine)
     await run_blocking(Lane.DISK, partial(_tidy, machine, part_files))
     versions = [version for version in store.versions() if version <= machine.version]
     sizes = chunk_sizes(records, settings.transfer.chunk_bytes)
@@ -178,10 +178,10 @@ def resumption(settings: Settings) -> dict[str, str]:
         return {}
     before, after = json.loads(old.settings), json.loads(settings_json(settings))
     refuse_fixed(before, after, where=str(path.parent))
-    said = "; ".join(f"{key}: {change}" for key, change in changed(before, after).items())
+    changes = changed(before, after, building=version + 1)
     return {
         "goes_on_at_version": str(version),
-        "settings_changed": f"{said} (from version {version + 1} on)" if said else "no",
+        "settings_changed": "; ".join(f"{key}: {change}" for key, change in changes.items()) or "no",
     }
 
 
@@ -246,16 +246,22 @@ async def _try_evaluation(settings: Settings, evaluator: Evaluator, state: Serve
         )
 
 
-async def _note_settings(settings: Settings, journal: Journal, recovered: Recovered, version: int) -> None:
-    """Journal the configuration when it is new, and say what changed."""
-    digest = settings_digest(settings)
+async def _note_settings(settings: Settings, journal: Journal, recovered: Recovered, machine: RoundMachine) -> None:
+    """Journal the configuration when it is new, and say what changed, and what of it holds from when on."""
+    digest, building = settings_digest(settings), machine.version + 1
     old = recovered.config
     if old is not None and old.digest == digest:
         return
     if old is not None:
-        changes = changed(json.loads(old.settings), json.loads(settings_json(settings)))
-        log.warning("settings_changed", from_version=version + 1, changes=changes)
-    await journal.append(ConfigRecord(digest=digest, settings=settings_json(settings), from_version=version + 1))
+        changes = changed(json.loads(old.settings), json.loads(settings_json(settings)), building=building)
+        facts: dict[str, object] = {}
+        if any(is_in_given_work(key, settings.training.algorithm) for key in changes):
+            facts = {
+                "open_leases_keep_the_old": sum(1 for _ in machine.leases.open(Kind.TRAIN)),
+                "accepted_with_the_old": machine.tally.n_accepted,
+            }
+        log.warning("settings_changed", changes=changes, building_version=building, **facts)
+    await journal.append(ConfigRecord(digest=digest, settings=settings_json(settings), from_version=building))
 
 
 def _refuse_fixed(settings: Settings, records: Sequence[Record], folder: RunFolder) -> None:

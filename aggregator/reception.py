@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 SUMMED_UP_S = 10.0
 """Between two log lines for one reason: a hostile device writes messages faster than anybody reads lines."""
+_OF_ANOTHER_RUN = "of another run of this fleet: its device keeps it, and offers it until that run is served again"
 _FAILURES = {str(reason): reason for reason in (Reason.NOT_FINITE, Reason.RESULT, Reason.SPEC)}
 """What a device may name instead of the exception that its task raised."""
 _ABOUT_THE_UPDATE = frozenset(
@@ -117,7 +118,11 @@ class Reception:
             return
         n_new = self.refused[error.reason] - n_told
         self._told[error.reason] = (now, self.refused[error.reason])
-        log.warning("refused", topic=topic[:200], reason=str(error.reason), detail=error.detail, times=n_new)
+        facts = {"topic": topic[:200], "reason": str(error.reason), "detail": error.detail, "times": n_new}
+        if error.reason is Reason.UNKNOWN_LEASE:  # an honest device does so, too
+            log.info("refused", **facts, perhaps=_OF_ANOTHER_RUN)
+        else:
+            log.warning("refused", **facts)
 
     def _chunk(self, lease: Lease, index: int, payload: bytes, now: float) -> None:
         if lease.state.is_final:

@@ -37,7 +37,11 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigRecord:
-    """The configuration that holds from `from_version` on; `settings` is its JSON without secrets."""
+    """The configuration since a start; `settings` is its JSON without secrets.
+
+    `from_version` was being built then: the first version that it can have a part in. Leases and accepted updates
+    before this row keep what they were given with, which is in their own rows.
+    """
 
     digest: str
     settings: str

@@ -16,6 +16,7 @@ from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.journal import Journal
 from aggregator.records import Record
+from aggregator.summing_up import Failures
 from shared.errors import ConfigError
 
 __all__ = ["RowWriter"]
@@ -67,12 +68,17 @@ class RowWriter:
                     self._execute(command)
 
     async def _append(self, records: list[Record]) -> None:
+        failures = Failures()
         while True:
             try:
                 await self._journal.append(*records)
-                return
             except ConfigError as error:  # the records stay first in line
-                log.error("journal_failed", error=str(error))
+                if times := failures.failed(asyncio.get_running_loop().time()):
+                    log.error("journal_failed", error=str(error), times=times, next_try_in_s=AGAIN_S)
                 self._tell(ev.DiskLow())
                 records = []
                 await asyncio.sleep(AGAIN_S)
+            else:
+                if times := failures.went_well():
+                    log.info("journal_written_again", after_failures=times)
+                return

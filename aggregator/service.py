@@ -24,6 +24,7 @@ from aggregator.intake import Intake
 from aggregator.journal import Journal
 from aggregator.loop_lag import LoopLag
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
+from aggregator.pause_log import PauseLog
 from aggregator.reception import Reception
 from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
@@ -186,6 +187,7 @@ class _Serving:
             tell=self._tell,
         )
         self._results = Results(opened, wall)
+        self._pauses = PauseLog()
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows = RowWriter(opened.journal, tell=self._tell, execute=self._execute)
         self._upkeep = Upkeep(opened, run_blocking, tell=self._tell, wall=wall)
@@ -262,6 +264,7 @@ class _Serving:
                 self._settled.set()
 
     def _take(self, commands: Sequence[cmd.Command]) -> None:
+        self._pauses.look(self._machine.pausing.causes, self._machine.phase, self._now())
         for command in commands:
             if not self._rows.put(command):
                 self._execute(command)

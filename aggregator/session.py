@@ -207,7 +207,12 @@ class Session:
             return
         if not self._spoke.is_set():
             facts = {"instance": found.instance, "run": found.run, "epoch": found.epoch}
-            log.warning("fleet_may_be_served", **facts, waits_s=SILENT_AFTER_S)
+            log.warning(
+                "fleet_may_be_served",
+                **facts,
+                waits_s=SILENT_AFTER_S,
+                waits_for="a sign of life from it: with one this run gives way, without one it takes the fleet over",
+            )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SILENT_AFTER_S):
                     await self._spoke.wait()

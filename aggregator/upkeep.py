@@ -22,6 +22,7 @@ from aggregator.phases import PauseCause
 from aggregator.publishing import KEPT_VERSIONS
 from aggregator.records import RoundClock
 from aggregator.run_folder import RunFolder
+from aggregator.summing_up import Failures
 from shared.blocking import Lane, RunBlocking
 from shared.errors import ConfigError
 
@@ -63,7 +64,8 @@ class Upkeep:
     ) -> None:
         self._opened, self._run_blocking, self._tell, self._wall = opened, run_blocking, tell, wall
         self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._is_small = False
+        self._is_small = self._is_low = False
+        self._failures = Failures()
 
     def put(self, chore: Callable[[], Awaitable[None]]) -> None:
         """Queue a chore that awaits."""
@@ -99,8 +101,11 @@ class Upkeep:
             try:
                 await self._store_clock()
                 is_low = await self.look()
+                if times := self._failures.went_well():
+                    log.info("disk_works_again", after_failures=times)
             except (ConfigError, OSError) as error:
-                log.error("disk_failed", error=str(error))
+                if times := self._failures.failed(asyncio.get_running_loop().time()):
+                    log.error("disk_failed", error=str(error), folder=str(self._opened.folder.path), times=times)
                 is_low = True
             if is_low != self._is_paused:
                 self._tell(DiskLow() if is_low else DiskFree())
@@ -136,23 +141,44 @@ class Upkeep:
         if (at_most := self._opened.settings.output.disk_bytes) is not None:
             budget = min(budget, at_most)
         for_updates = budget - disk.for_versions - SPARE_BYTES
-        self._warn_of_a_small_disk(for_updates)
+        self._warn_of_a_small_disk(for_updates, disk)
         self._tell(DiskSeen(for_updates=for_updates))
         free = disk.free
         if free < disk.next_version + SPARE_BYTES:
             free += await self._run_blocking(Lane.DISK, self._opened.part_files.give_back)
         is_low = free < disk.next_version + SPARE_BYTES
+        self._warn_of_a_low_disk(free, disk.next_version, is_low=is_low)
         if self._is_paused and not is_low:
             await self._run_blocking(Lane.DISK, partial(_probe, folder.updates / ".probe"))
         return is_low
 
-    def _warn_of_a_small_disk(self, for_updates: int) -> None:
+    def _warn_of_a_small_disk(self, for_updates: int, disk: _Disk) -> None:
         """Say it once when the updates of a round do not fit: it could never reach its quorum."""
-        needed = self._opened.machine.disk.max_bytes * self._opened.settings.round.quorum_count
+        n_updates = self._opened.settings.round.quorum_count
+        needed = self._opened.machine.disk.max_bytes * n_updates
         if for_updates < needed and not self._is_small:
-            hint = "make room, raise output.disk_bytes, or lower round.report_goal"
-            log.warning("disk_too_small_for_a_round", for_updates=for_updates, needed=needed, hint=hint)
+            log.warning(
+                "disk_too_small_for_a_round",
+                folder=str(self._opened.folder.path),
+                needed=f"{_size(needed)} for {n_updates} updates",
+                there_is=_size(max(0, for_updates)),
+                missing=_size(needed - for_updates),
+                kept_free=f"{_size(disk.for_versions)} for versions, {_size(SPARE_BYTES)} for journal and history",
+                hint="make room, raise output.disk_bytes, or lower round.report_goal",
+            )
         self._is_small = for_updates < needed
+
+    def _warn_of_a_low_disk(self, free: int, version: int, *, is_low: bool) -> None:
+        """Say it once when the next version would not fit: the run pauses until it does."""
+        if is_low and not self._is_low:
+            log.warning(
+                "disk_nearly_full",
+                folder=str(self._opened.folder.path),
+                free=_size(free),
+                needed=f"{_size(version)} for the next version, {_size(SPARE_BYTES)} for journal and history",
+                missing=_size(version + SPARE_BYTES - free),
+            )
+        self._is_low = is_low
 
 
 def _look(folder: RunFolder, model_bytes: int, n_kept: int) -> _Disk:
@@ -166,6 +192,11 @@ def _look(folder: RunFolder, model_bytes: int, n_kept: int) -> _Disk:
         for_versions=(n_kept + 1) * version + 2 * model_bytes,
         next_version=version,
     )
+
+
+def _size(n_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{n_bytes / 2**20:.1f} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:.1f} KiB"
 
 
 def _allocated(path: Path) -> int:

@@ -1,6 +1,6 @@
-"""What a person can do about an update that did not count, in one sentence for the log line that says so.
+"""What a person can do about an update that did not count, or a device that is turned away: for the log line about it.
 
-Pure. Not here: the causes themselves (`shared/errors.py`), writing the line (`device_work.py`).
+Pure. Not here: the causes themselves (`shared/errors.py`), writing the line (`device_work.py`, `service.py`).
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from shared.errors import Reason
 
-__all__ = ["ADVICE", "advice_for"]
+__all__ = ["ADVICE", "TURNED_AWAY", "advice_for", "facts_of_refusal"]
 
 _NOTHING = "nothing: it goes on with new work"
 _SAME_VERSION = "use the aggregator's version of this program on the device"
@@ -42,6 +42,28 @@ ADVICE: Mapping[Reason, str] = MappingProxyType(
 """For every reason that a final outcome may have."""
 
 
+TURNED_AWAY: Mapping[Reason, str] = MappingProxyType(
+    {
+        Reason.SPEC: "use the task of the run on this device; which parameter differs is said under spec_differs",
+        Reason.PROTOCOL: _SAME_VERSION,
+        Reason.CLONED_ID: "give each device an id of its own (--id)",
+    }
+)
+"""For every refusal that only a person can lift."""
+
+
 def advice_for(reason: Reason | None) -> str | None:
     """Return what to do; None: there is nothing to say."""
     return None if reason is None else ADVICE.get(reason)
+
+
+def facts_of_refusal(reason: Reason, detail: str, next_try: str) -> dict[str, str]:
+    """Return the fields of the line about a device that is turned away.
+
+    Args:
+        reason: it is turned away for.
+        detail: what the aggregator said of it; "" for nothing.
+        next_try: when the device asks again by itself, as a person reads it.
+    """
+    facts = {"reason": str(reason), "detail": detail, "what_to_do": TURNED_AWAY.get(reason, ""), "next_try": next_try}
+    return {**{name: value for name, value in facts.items() if value}, "sooner": "a restart asks at once"}

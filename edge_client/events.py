@@ -312,6 +312,14 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOff:
+    """Tell the operator that the aggregator does not take a report for now, once until it has answered otherwise."""
+
+    lease: str
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeepEpoch:
     """Remember the highest epoch seen: a lower one counts for nothing, after a reboot either."""
 
@@ -330,4 +338,6 @@ Sending: TypeAlias = (
 )
 """Commands that need a link; there are none of them while there is no connection, but the two that stop."""
 
-Command: TypeAlias = Sending | BeginTraining | CancelTraining | Settle | StayAway | Announce | KeepEpoch | RunFinished
+Command: TypeAlias = (
+    Sending | BeginTraining | CancelTraining | Settle | StayAway | Announce | PutOff | KeepEpoch | RunFinished
+)

@@ -3,10 +3,15 @@
 Pure. Not here: keeping them on disk (`outbox.py`).
 """
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-__all__ = ["KEPT_FINALS", "FinalLeases"]
+__all__ = ["FINALS", "KEPT_FINALS", "LEASE", "FinalLeases"]
+
+FINALS = "final_leases"
+"""Name of their file."""
+LEASE = re.compile("[0-9a-f]{32}")
 
 KEPT_FINALS = 64
 """Final leases a device remembers."""
@@ -21,6 +26,19 @@ class FinalLeases:
 
     def __init__(self, leases: Iterable[str] = ()) -> None:
         self._leases: deque[str] = deque(leases, maxlen=KEPT_FINALS)
+
+    @classmethod
+    def parsed(cls, data: bytes) -> "FinalLeases":
+        """Return what a file of them holds.
+
+        Raises:
+            ValueError: it holds something else.
+        """
+        words = data.decode(errors="replace").split()
+        strange = [number for number, word in enumerate(words, 1) if not LEASE.fullmatch(word)]
+        if strange:
+            raise ValueError(f"line {strange[0]} of {len(words)} is no lease")
+        return cls(words)
 
     def __contains__(self, lease: str) -> bool:
         return lease in self._leases

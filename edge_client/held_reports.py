@@ -33,6 +33,7 @@ class _Schedule:
     patience_s: float
     unanswered: int = 0
     is_parked: bool = False
+    is_put_off: bool = False
     offer_at: float | None = None  # None: not connected, or chunks are on their way
     give_up_at: float | None = None
 
@@ -116,7 +117,8 @@ class HeldReports:
 
     def granted(self, lease: str, now: float) -> None:
         """Chunks are wanted: no question is due while they are on their way."""
-        self._answered(self._schedules[lease], now).offer_at = None
+        schedule = self._answered(self._schedules[lease], now)
+        schedule.offer_at, schedule.is_put_off = None, False
 
     def drained(self, lease: str, now: float) -> None:
         """All that was granted is acknowledged: the wait for the next receipt begins here."""
@@ -124,13 +126,15 @@ class HeldReports:
         if schedule is not None:
             self._arm(schedule, now)
 
-    def wait(self, lease: str, now: float, retry_s: RetryWindow | None) -> None:
-        """The aggregator is paused: keep the report, ask again later."""
+    def wait(self, lease: str, now: float, retry_s: RetryWindow | None) -> bool:
+        """The aggregator is paused: keep the report, ask again later. Returns whether that is new."""
         schedule = self._answered(self._schedules[lease], now)
+        is_new, schedule.is_put_off = not schedule.is_put_off, True
         if retry_s is None:
             self._arm(schedule, now)
         else:
             schedule.offer_at = now + self._rng.uniform(retry_s.min, max(retry_s.min, retry_s.max))
+        return is_new
 
     def offer_within(self, lease: str, now: float, window_s: float) -> None:
         """Let a report be offered at a random instant of a window."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from edge_client.final_leases import FINALS, FinalLeases
 from edge_client.local_state import CURRENT, read_state
 from edge_client.report_files import REPORT, read_report
 from edge_client.state_folder import DAMAGED, lock_folder, sync_folder
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     REPORT = "report"
     DAMAGED_REPORT = "damaged report"
     DAMAGED_STATE = "damaged state"
+    DAMAGED_FINALS = "damaged list of final leases"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class KeptFile:
     """One file.
 
     Args:
-        name: the lease of a report, the run of a local state.
+        name: the lease of a report, the run of a local state, `final_leases`.
         kind: what it is.
         path: where it lies.
         n_bytes: of the file.
@@ -70,7 +72,7 @@ def device_folders(folder: Path) -> list[Path]:
 
 def kept_files(device: Path) -> list[KeptFile]:
     """Return what a device keeps, damaged files first."""
-    found = [*_kept(device / "outbox", DAMAGED, Kind.DAMAGED_REPORT)]
+    found = [*_kept(device / "outbox", DAMAGED, Kind.DAMAGED_REPORT)]  # the list of final leases among them
     found += _kept(device / "state", DAMAGED, Kind.DAMAGED_STATE)
     found += _kept(device / "outbox", REPORT, Kind.REPORT)
     return found
@@ -85,7 +87,7 @@ def discard(file: KeptFile) -> None:
     """
     with lock_folder(file.device):
         _change(file, file.path.unlink)
-        if file.kind is not Kind.DAMAGED_STATE:
+        if file.kind in (Kind.REPORT, Kind.DAMAGED_REPORT):
             for pending in (file.device / "state").glob(f"{file.name}.*"):
                 _change(file, pending.unlink)
 
@@ -99,7 +101,7 @@ def retry(file: KeptFile) -> None:
     """
     if file.kind is Kind.REPORT:
         raise ConfigError("is not set aside: the device offers it by itself", where=file.name)
-    back = file.path.with_suffix(REPORT if file.kind is Kind.DAMAGED_REPORT else CURRENT)
+    back = file.path.with_suffix(_SUFFIXES[file.kind])
     with lock_folder(file.device):
         if cause := _cause(file.path, file.kind):
             raise ConfigError(f"is damaged still: {cause}", where=file.name, hint=f"repair {file.path}, or discard it")
@@ -109,6 +111,10 @@ def retry(file: KeptFile) -> None:
             )
         _change(file, lambda: file.path.replace(back))
         sync_folder(back.parent)
+
+
+_SUFFIXES = {Kind.DAMAGED_REPORT: REPORT, Kind.DAMAGED_STATE: CURRENT, Kind.DAMAGED_FINALS: ""}
+"""What each file is called when it is whole."""
 
 
 def _is_device(folder: Path) -> bool:
@@ -121,12 +127,13 @@ def _kept(folder: Path, suffix: str, kind: Kind) -> Iterator[KeptFile]:
             facts = path.stat()
         except FileNotFoundError:  # its outcome came while we looked
             continue
+        kind = Kind.DAMAGED_FINALS if path.name == FINALS + DAMAGED else kind
         yield KeptFile(
             name=path.stem,
             kind=kind,
             path=path,
             n_bytes=facts.st_size,
-            run=path.stem if kind is Kind.DAMAGED_STATE else _run(path),
+            run=path.stem if kind is Kind.DAMAGED_STATE else "" if kind is Kind.DAMAGED_FINALS else _run(path),
             stored_at=facts.st_mtime,
             cause="" if kind is Kind.REPORT else _cause(path, kind),
         )
@@ -143,6 +150,8 @@ def _cause(path: Path, kind: Kind) -> str:
     try:
         if kind is Kind.DAMAGED_REPORT:
             read_report(path, path.stem)
+        elif kind is Kind.DAMAGED_FINALS:
+            FinalLeases.parsed(path.read_bytes())
         else:
             read_state(path)
     except (OSError, ValueError) as error:

@@ -7,14 +7,13 @@ Not here: the bytes of a file (`report_files.py`), when a report is offered (`he
 outcome (`local_state.py`), the command for people (`outbox_command.py`).
 """
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from edge_client.final_leases import FinalLeases
+from edge_client.final_leases import FINALS, LEASE, FinalLeases
 from edge_client.report_files import REPORT, OutboxEntry, header_of, read_report
 from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, write_durably, write_whole
 from shared.durable import make_folder
@@ -22,8 +21,6 @@ from shared.errors import ConfigError, InvalidState
 from shared.messages import Report
 
 __all__ = ["Outbox"]
-
-_LEASE = re.compile("[0-9a-f]{32}")
 
 
 class Outbox:
@@ -67,7 +64,7 @@ class Outbox:
     @property
     def damaged(self) -> list[str]:
         """Leases whose reports are set aside. Touches the disk."""
-        return sorted(path.stem for path in self._folder.glob(f"*{DAMAGED}") if _LEASE.fullmatch(path.stem))
+        return sorted(path.stem for path in self._folder.glob(f"*{DAMAGED}") if LEASE.fullmatch(path.stem))
 
     def entry(self, lease: str) -> OutboxEntry | None:
         """Return a report; None: it is not here (any more)."""
@@ -173,15 +170,16 @@ class Outbox:
     def _load_finals(self) -> None:
         if not self._finals_path.exists():
             return
-        leases = self._finals_path.read_bytes().decode(errors="replace").split()
-        if all(_LEASE.fullmatch(lease) for lease in leases):
-            self._finals = FinalLeases(leases)
-            return
-        self._log.error(
-            "final_leases_damaged",
-            kept_as=str(set_aside(self._finals_path)),
-            so="an assignment that was final may be worked on once more; it is counted once all the same",
-        )
+        try:
+            self._finals = FinalLeases.parsed(self._finals_path.read_bytes())
+        except ValueError as error:
+            self._log.error(
+                "final_leases_damaged",
+                cause=str(error),
+                kept_as=str(set_aside(self._finals_path)),
+                so="an assignment that was final may be worked on once more; it is counted once all the same",
+                remedy=remedy(self._folder.parent, FINALS),
+            )
 
     def _load(self, path: Path) -> None:
         try:
@@ -231,4 +229,4 @@ class Outbox:
 
     @property
     def _finals_path(self) -> Path:
-        return self._folder / "final_leases"
+        return self._folder / FINALS

@@ -256,8 +256,8 @@ class ParticipantMachine:
         if receipt.outcome is Outcome.NEED:
             self._held.granted(lease, now)
             self._commands.append(events.GrantChunks(lease, tuple(receipt.need)))
-        else:
-            self._held.wait(lease, now, receipt.retry_s)
+        elif self._held.wait(lease, now, receipt.retry_s):
+            self._commands.append(events.PutOff(lease, receipt.reason))
         if self._phase is Phase.IDLE and not self._held.is_parked(lease):
             self._live = LiveLease.resume(self._held[lease], self._timers.status_interval_s)
             self._go(Phase.REPORTING, now)

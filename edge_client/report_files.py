@@ -74,9 +74,14 @@ def read_report(path: Path, lease: str) -> OutboxEntry:
     """
     with path.open("rb") as file:
         prefix = file.read(_PREFIX_BYTES)
-        if len(prefix) < _PREFIX_BYTES or not prefix.startswith(MAGIC):
+        if len(prefix) < _PREFIX_BYTES:
+            raise ValueError(f"it ends after {len(prefix)} bytes, within its header")
+        if not prefix.startswith(MAGIC):
             raise ValueError("it does not begin like an outbox entry")
-        header = file.read(int.from_bytes(prefix[len(MAGIC) : len(MAGIC) + 4], "big"))
+        n_header = int.from_bytes(prefix[len(MAGIC) : len(MAGIC) + 4], "big")
+        header = file.read(n_header)
+        if len(header) < n_header:
+            raise ValueError(f"it ends after {len(prefix) + len(header)} bytes, within its header")
         if hashlib.sha256(header).digest() != prefix[-32:]:
             raise ValueError("its header has another checksum")
         head = msgpack.unpackb(header)
@@ -90,7 +95,9 @@ def read_report(path: Path, lease: str) -> OutboxEntry:
             n_bytes += len(block)
     if report.lease != lease:
         raise ValueError(f"it holds lease {report.lease}")
-    if n_bytes != (report.size or 0) or (report.sha256 is not None and hasher.hexdigest() != report.sha256):
+    if missing := (report.size or 0) - n_bytes:
+        raise ValueError(f"its update is {abs(missing)} bytes {'short' if missing > 0 else 'too long'}")
+    if report.sha256 is not None and hasher.hexdigest() != report.sha256:
         raise ValueError("its update has another checksum")
     return OutboxEntry(
         report=report,

@@ -19,6 +19,7 @@ import structlog
 from broker.reconnect import Reconnect
 from broker.transport import Connection, Transport, Will
 from edge_client import events
+from edge_client.advice import facts_of_refusal
 from edge_client.conditions import read_conditions
 from edge_client.config import EdgeSettings
 from edge_client.device_status import STOPPED, gone, here
@@ -258,7 +259,10 @@ class EdgeClient:
             case events.Announce(Reason.CLONED_ID) if self._is_for_one_run:
                 pass  # the error that ends it says so
             case events.Announce(reason, detail, retry_s):
-                self._log.warning("turned_away", reason=str(reason), detail=detail, next_try_in_s=round(retry_s))
+                self._log.warning("turned_away", **facts_of_refusal(reason, detail, instant_in(retry_s)))
+            case events.PutOff(lease, reason):
+                so = "the report is kept, and offered again until it is taken"
+                self._log.info("busy", lease=lease, reason=str(reason or Reason.PAUSED), so=so)
             case events.KeepEpoch(epoch):
                 self._spawn(self._work.save_epoch(epoch), f"save epoch {epoch}")
             case events.RunFinished(run):

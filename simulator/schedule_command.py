@@ -20,6 +20,7 @@ from simulator.schedules import Schedule
 __all__ = ["Tally", "schedules", "seeds_of"]
 
 PROGRESS_EVERY_S = 2.0
+_AN_HOUR_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -44,9 +45,12 @@ class Tally:
 
     def line(self) -> str:
         """Return it in one line, for people."""
+        virtual = f"{self.virtual_s:.0f} virtual seconds"
+        if self.virtual_s >= _AN_HOUR_S:
+            virtual = f"{self.virtual_s / _AN_HOUR_S:.1f} virtual hours"
         return (
-            f"{self.n_seeds} schedules, {self.n_crashes} crashes, {self.n_accepted} updates counted, "
-            f"{self.virtual_s / 3600:.1f} virtual hours in {self.seconds:.0f} s: {len(self.failed)} failed"
+            f"{self.n_seeds} {'schedule' if self.n_seeds == 1 else 'schedules'}, {self.n_crashes} crashes, "
+            f"{self.n_accepted} updates counted, {virtual} in {self.seconds:.1f} s: {len(self.failed)} failed"
         )
 
 
@@ -66,6 +70,12 @@ def schedules(
     Exit codes: 0 everything held, 1 a schedule failed, 2 the options make no sense.
     """
     try:
+        if verbose and (seed is None or as_json):
+            raise ConfigError(
+                "messages are told of one schedule, for people",
+                where="--verbose",
+                hint="for example --seed 7 --verbose, without --json",
+            )
         wanted = seeds_of(seeds) if seed is None else range(seed, seed + 1)
     except ConfigError as error:
         typer.echo(str(error), err=True)

@@ -24,7 +24,7 @@ from aggregator.publishing import model_blob
 from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, OutcomeRecord, Record
 from aggregator.results import RunResult
 from shared.blocking import at_once
-from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported
+from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported, Round
 from shared.wire import decode
 from simulator.disk_image import Image
 from simulator.fleet import AGGREGATOR
@@ -39,7 +39,7 @@ class Witness:
 
     Args:
         task: that the devices train.
-        say: takes each violation when it is found.
+        say: takes each violation when it is found, and what is told to devices, in words.
     """
 
     def __init__(self, task: DrawnTask, say: Callable[[str], None] = lambda line: None) -> None:
@@ -51,6 +51,7 @@ class Witness:
         self.is_over = False
         """Whether the run has ended: from then on devices settle by themselves what they still hold."""
         self._task, self._say = task, say
+        self._version = 0
         self._said: dict[str, tuple[Outcome, str | None]] = {}
         self._cancelled: set[str | None] = set()
         self._offered: dict[str, tuple[str, Report]] = {}
@@ -65,7 +66,9 @@ class Witness:
         """See what a service publishes."""
         if name == AGGREGATOR:
             if topic.endswith("/receipt"):
-                self._receipt(decode(Receipt, payload))
+                self._receipt(topic.split("/")[-2], decode(Receipt, payload))
+            elif topic.endswith("/round"):
+                self._round(decode(Round, payload))
             elif topic.endswith("/control"):
                 self._cancelled.add(decode(Control, payload).lease)
         elif "/report/" in topic:
@@ -85,10 +88,18 @@ class Witness:
         if known[1].sha256 != report.sha256:
             self.note(f"{device} offers two different updates under lease {report.lease}")
 
-    def _receipt(self, receipt: Receipt) -> None:
+    def _round(self, manifest: Round) -> None:
+        if manifest.model.version > self._version:
+            self._version = manifest.model.version
+            self._say(f"version {self._version} is committed and published")
+
+    def _receipt(self, device: str, receipt: Receipt) -> None:
         if not receipt.outcome.is_final:
             return
         lease, said = receipt.lease, (receipt.outcome, None if receipt.reason is None else str(receipt.reason))
+        if lease not in self._said:
+            why = "" if said[1] is None else f" ({said[1]})"
+            self._say(f"{device} is told that lease {lease[:8]} is {said[0]}{why}")
         before = self._said.setdefault(lease, said)
         if before != said:
             self.note(f"lease {lease} was {before[0]} ({before[1]}), and is {said[0]} ({said[1]}) now")

@@ -120,6 +120,7 @@ class Schedule:
                 yield f"{device}'s link: {link.model_dump(exclude_defaults=True)}"
         if self.late:
             yield f"one piece of blocking work in {round(1 / self.late)} is late"
+        yield "commits are those of the aggregator's journal, not versions; a call is counted from that moment on:"
         for each in (*self.crashes, *self.full_disks):
             yield str(each)
 

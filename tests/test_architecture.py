@@ -43,7 +43,7 @@ PURE = {
         *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
         *("fleet_table", "fleet_view", "invitations", "journal_rows", "leases", "pausing", "phases", "population"),
         *("records", "recovery", "reports", "round_clock", "round_endings", "round_machine", "rules", "selection"),
-        *("server_optimizer", "settings_change", "staleness", "stopping", "tally", "uploads"),
+        *("server_optimizer", "settings_change", "staleness", "stopping", "summing_up", "tally", "uploads"),
     },
     "edge_client": {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "finished_runs"),

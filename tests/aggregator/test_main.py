@@ -140,7 +140,7 @@ def test_check_says_what_a_changed_toml_changes(tmp_path: Path, monkeypatch: pyt
     assert json.loads(invoke("check", path, "--json").stdout)["settings_changed"] == "no"
     facts = json.loads(invoke("check", a_toml(tmp_path, more="quorum = 0.5"), "--json").stdout)
     assert facts["goes_on_at_version"] == "1"
-    assert facts["settings_changed"] == "round.quorum: 0.75 -> 0.5 (from version 2 on)"
+    assert facts["settings_changed"] == "round.quorum: 0.75 -> 0.5 (at once)"
     path.write_text(path.read_text().replace('"demo"', '"other"'))
     refused = invoke("check", path)
     assert refused.exit_code == 2

@@ -216,7 +216,7 @@ async def test_files_that_nobody_needs_are_deleted(tmp_path: Path) -> None:
 
 
 async def test_changed_settings_are_journalled_and_said(tmp_path: Path) -> None:
-    """What changed, from what to what, and from which version on; the same settings say nothing."""
+    """What changed, from what to what, and from when on it holds; the same settings say nothing."""
     async with opened(some_settings(tmp_path)):
         pass
     changed = some_settings(tmp_path, training={"learning_rate": 0.5}, round={"report_goal": 5})
@@ -224,8 +224,11 @@ async def test_changed_settings_are_journalled_and_said(tmp_path: Path) -> None:
         async with opened(changed) as run:
             assert run.machine.settings.round.report_goal == 5
     (said,) = [each for each in logs if each["event"] == "settings_changed"]
-    assert said["changes"] == {"round.report_goal": "4 -> 5", "training.learning_rate": "0.1 -> 0.5"}
-    assert said["from_version"] == 1
+    assert said["changes"] == {
+        "round.report_goal": "4 -> 5 (at once)",
+        "training.learning_rate": "0.1 -> 0.5 (in work that is given out from now on)",
+    }
+    assert (said["building_version"], said["open_leases_keep_the_old"], said["accepted_with_the_old"]) == (1, 0, 0)
     with capture_logs() as logs:
         async with opened(changed) as run:
             assert len(list(run.journal.records())) == 2

@@ -16,7 +16,7 @@ from aggregator.journal import read_journal
 from aggregator.journal_scan import connect
 from aggregator.model_store import ModelStore
 from aggregator.part_files import PartFiles
-from aggregator.records import AcceptRecord, ConfigRecord
+from aggregator.records import AcceptRecord, ConfigRecord, LeaseRecord, OutcomeRecord
 from broker.config import BrokerSettings
 from shared.errors import ConfigError
 from tests.aggregator.killed_run import RUN, KilledRun, a_killed_run, go_on, replayed
@@ -169,7 +169,14 @@ def test_codec_may_change_within_a_round(tmp_path: Path, killed: KilledRun) -> N
     """What is accepted keeps the codec it came in, leases that are out keep theirs, new ones get the new."""
     settings = killed.copy(tmp_path)
     training = settings.training.model_copy(update={"codec": "float16"})
-    result = go_on(settings.model_copy(update={"training": training}), tmp_path)
+    logs: list[MutableMapping[str, Any]] = []
+    result = go_on(settings.model_copy(update={"training": training}), tmp_path, logs=logs)
+    (said,) = [line for line in logs if line["event"] == "settings_changed"]
+    assert said["changes"]["training.codec"] == "float32 -> float16 (in work that is given out from now on)"
+    decided = {row.lease for row in killed.rows if isinstance(row, AcceptRecord | OutcomeRecord)}
+    n_open = sum(1 for row in killed.rows if isinstance(row, LeaseRecord) and row.lease not in decided)
+    assert n_open > 0
+    assert (said["open_leases_keep_the_old"], said["accepted_with_the_old"]) == (n_open, 3)
     rows = list(read_journal(tmp_path / RUN / "journal.sqlite"))
     codecs = [row.codec for row in rows if isinstance(row, AcceptRecord) and row.into == 5]
     assert codecs[:3] == ["float32"] * 3
@@ -179,7 +186,7 @@ def test_codec_may_change_within_a_round(tmp_path: Path, killed: KilledRun) -> N
 
 
 def test_what_changed_is_said_without_a_secret(tmp_path: Path, killed: KilledRun) -> None:
-    """Old and new value of each key, and from which version on; no password in log or journal."""
+    """Old and new value of each key, and from when on it holds; no password in log or journal."""
     settings = killed.copy(tmp_path)
     broker = BrokerSettings(url="mqtt://127.0.0.1:1", username="me", password=SecretStr("hush-hush"))
     changed = settings.model_copy(
@@ -188,9 +195,9 @@ def test_what_changed_is_said_without_a_secret(tmp_path: Path, killed: KilledRun
     logs: list[MutableMapping[str, Any]] = []
     go_on(changed, tmp_path, logs=logs)
     (said,) = [line for line in logs if line["event"] == "settings_changed"]
-    assert said["from_version"] == 5
-    assert said["changes"]["round.extensions"] == "2 -> 7"
-    assert said["changes"]["broker.username"] == "None -> me"
+    assert said["building_version"] == 5
+    assert said["changes"]["round.extensions"] == "2 -> 7 (at once)"
+    assert said["changes"]["broker.username"] == "None -> me (at once)"
     assert "hush-hush" not in repr(logs)
     rows = list(read_journal(tmp_path / RUN / "journal.sqlite"))
     assert "hush-hush" not in repr(rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -174,9 +175,16 @@ def test_lease_that_is_unknown_or_anothers_is_not_answered(
 ) -> None:
     """Reports and chunks alike: counted, and nothing is told to anybody, least of all to the lease's owner."""
     name = lease or desk.lease("d0")
-    assert desk.report(encode(a_report(UPDATE, name)), device=device, lease=name) == []
+    with structlog.testing.capture_logs() as lines:
+        assert desk.report(encode(a_report(UPDATE, name)), device=device, lease=name) == []
     assert desk.receive(TOPICS.build(ChunkTopic(device, name, 0)), UPDATE) == []
     assert desk.reception.refused == {reason: 2}
+    (line,) = lines
+    assert (line["event"], line["reason"]) == ("refused", reason)
+    is_unknown = reason is Reason.UNKNOWN_LEASE  # which an honest device may offer, of another run
+    assert (line["log_level"], "of another run" in line.get("perhaps", "")) == (
+        ("info", True) if is_unknown else ("warning", False)
+    )
 
 
 def test_final_lease_gets_its_outcome_again_whatever_is_said(desk: Desk) -> None:

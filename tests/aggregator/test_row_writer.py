@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import structlog
 
 from aggregator import commands as cmd
 from aggregator import events as ev
@@ -138,3 +139,16 @@ async def test_full_disk_is_told_and_tried_until_there_is_room(tmp_path: Path) -
         await asyncio.sleep(2.0)
         assert desk.done == [(ASSIGN, 1)]
         assert len(desk.rows) == 1
+
+
+async def test_journal_that_fails_on_is_summed_up(tmp_path: Path) -> None:
+    """Tried every second, told once a minute with the count; one line when it can be written again."""
+    async with working(tmp_path) as desk:
+        desk.journal.n_failures = 150
+        with structlog.testing.capture_logs() as lines:
+            desk.writer.put(a_row(1))
+            await asyncio.sleep(160.0)
+        assert len(desk.rows) == 1
+    assert [line["event"] for line in lines] == ["journal_failed"] * 3 + ["journal_written_again"]
+    assert [line["times"] for line in lines[:3]] == [1, 60, 60]
+    assert lines[3]["after_failures"] == 150

@@ -123,6 +123,8 @@ async def test_status_that_a_dead_aggregator_left_on_the_broker_is_waited_out(tm
         assert status_of(fleet).epoch > 2_000_000_000
         events = [line["event"] for line in lines if line.get("instance") == "stranger"]
         assert events == ["fleet_may_be_served", "fleet_taken_over"]
+        (waits,) = [line for line in lines if line["event"] == "fleet_may_be_served"]
+        assert "without one it takes the fleet over" in waits["waits_for"]
 
 
 async def test_aggregator_that_says_anything_more_is_alive(tmp_path: Path) -> None:

@@ -69,8 +69,11 @@ async def begin(fleet: Fleet, n_devices: int = 3) -> None:
 
 @pytest.mark.parametrize("leaving", [0, 16 * 2**20], ids=["full", "nearly-full"])
 async def test_full_disk_pauses_the_run_until_there_is_space(tmp_path: Path, leaving: int) -> None:
-    """A disk that is really full, in the middle of a round: PAUSED by `disk`, `busy` to devices, then on as before."""
-    with small_disk(tmp_path, 3 * SPARE_BYTES) as disk:
+    """A disk that is really full, in the middle of a round: PAUSED by `disk`, `busy` to devices, then on as before.
+
+    The log says once that it pauses and why, once what is missing, and once that it goes on.
+    """
+    with small_disk(tmp_path, 3 * SPARE_BYTES) as disk, structlog.testing.capture_logs() as lines:
         fleet = Fleet(a_run(disk.path), LinearTask(padding=PADDING), tmp_path)
         async with fleet:
             receipts = Receipts(fleet)
@@ -90,6 +93,15 @@ async def test_full_disk_pauses_the_run_until_there_is_space(tmp_path: Path, lea
             listening.cancel()
         assert (result.version, result.counts["accepted"]) == (2, 6)
         assert not list((disk.path / "runs" / "test" / "updates").iterdir())
+        paused, goes_on = [line for line in lines if line["event"] in ("paused", "goes_on")]
+        assert (paused["event"], paused["causes"]) == ("paused", {"disk": "the disk is full"})
+        assert goes_on["paused_s"] >= 600.0
+        low = [line for line in lines if line["event"] == "disk_nearly_full"]
+        assert all(line["folder"] == str(disk.path / "runs" / "test") for line in low)
+        assert len(low) <= 1
+        told = [line for line in lines if line["event"] in ("journal_failed", "disk_failed") and "times" in line]
+        assert len(told) <= 2 * (2 + 600 // 60)
+        assert len([line for line in lines if line["event"] == "busy"]) <= 3
 
 
 async def test_disk_that_fills_up_while_a_version_is_written_costs_no_update(
@@ -160,7 +172,11 @@ async def test_small_budget_gives_leases_one_after_the_other(tmp_path: Path) -> 
             assert fleet.status.states["accepted"] + fleet.status.states["outstanding"] == 2
             assert fleet.status.causes == ["no_room_on_disk_for_leases"]
     (warning,) = [line for line in lines if line["event"] == "disk_too_small_for_a_round"]
-    assert warning["needed"] == 3 * UPDATE_BYTES
+    assert warning["needed"] == f"{3 * UPDATE_BYTES / 2**10:.1f} KiB for 3 updates"
+    missing_kib, unit = warning["missing"].split()
+    assert unit == "KiB"
+    assert 0 < float(missing_kib) <= UPDATE_BYTES / 2**10
+    assert "32.0 MiB for journal and history" in warning["kept_free"]
 
 
 async def test_timers_are_stored_for_a_restart(tmp_path: Path) -> None:

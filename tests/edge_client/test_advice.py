@@ -1,6 +1,7 @@
 import pytest
 
-from edge_client.advice import ADVICE, advice_for
+from edge_client.advice import ADVICE, TURNED_AWAY, advice_for, facts_of_refusal
+from edge_client.presence import PERMANENT
 from shared.errors import Reason
 
 NEVER_FINAL = {
@@ -21,3 +22,16 @@ def test_nothing_is_advised_where_nothing_is_refused() -> None:
     """An accepted update has no reason."""
     assert advice_for(None) is None
     assert not NEVER_FINAL & ADVICE.keys()
+
+
+def test_every_refusal_that_a_person_must_lift_says_how() -> None:
+    """And when the device asks again by itself, and that a restart does so at once; nothing stands there empty."""
+    assert TURNED_AWAY.keys() == PERMANENT
+    facts = facts_of_refusal(Reason.SPEC, "", "12:00 UTC")
+    assert facts == {
+        "reason": "spec",
+        "what_to_do": TURNED_AWAY[Reason.SPEC],
+        "next_try": "12:00 UTC",
+        "sooner": "a restart asks at once",
+    }
+    assert facts_of_refusal(Reason.PROTOCOL, "speaks 2", "12:00 UTC")["detail"] == "speaks 2"

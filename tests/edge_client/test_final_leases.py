@@ -1,3 +1,5 @@
+import pytest
+
 from edge_client.final_leases import KEPT_FINALS, FinalLeases
 from tests.edge_client.builders import lease
 
@@ -15,3 +17,11 @@ def test_lease_is_added_once() -> None:
     finals = FinalLeases([lease(1), lease(2)])
     assert not finals.add(lease(1))
     assert list(finals) == [lease(1), lease(2)]
+
+
+def test_file_of_them_is_parsed_whole_or_not_at_all() -> None:
+    """One word that is no lease spoils it, and is named by its line."""
+    text = f"{lease(1)}\n{lease(2)}"
+    assert list(FinalLeases.parsed(text.encode())) == [lease(1), lease(2)]
+    with pytest.raises(ValueError, match="line 2 of 2 is no lease"):
+        FinalLeases.parsed(text[:-1].encode())

@@ -81,6 +81,14 @@ def test_answer_resets_the_count(is_grant: bool) -> None:
     assert not held.is_parked(lease(1))
 
 
+def test_report_is_put_off_anew_only_after_another_answer() -> None:
+    """The first `busy` of a pause is news, the others are not."""
+    held = some_reports(1)
+    assert [held.wait(lease(1), now, None) for now in (0.0, 10.0, 20.0)] == [True, False, False]
+    held.granted(lease(1), 30.0)
+    assert held.wait(lease(1), 40.0, None)
+
+
 def test_granted_report_has_no_deadline() -> None:
     """No question is due while chunks are on their way."""
     held = some_reports(1)

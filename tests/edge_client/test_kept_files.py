@@ -114,3 +114,29 @@ def test_running_device_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(AlreadyServed):
             retry(files[0])
     assert len(kept_files(folder)) == 3
+
+
+def test_damaged_list_of_final_leases_is_called_what_it_is(tmp_path: Path) -> None:
+    """It is no report: listed by its own name, put back once it is whole, or discarded."""
+    folder = tmp_path / "fleet" / "pi"
+    path = folder / "outbox" / "final_leases"
+    an_outbox(folder).conclude(lease(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    reloaded(folder)
+    (file,) = kept_files(folder)
+    assert (file.kind, file.name, file.run, file.cause) == (
+        Kind.DAMAGED_FINALS,
+        "final_leases",
+        "",
+        "line 1 of 1 is no lease",
+    )
+    with pytest.raises(ConfigError, match="is damaged still: line 1 of 1"):
+        retry(file)
+    file.path.write_bytes(whole)
+    retry(file)
+    assert reloaded(folder).finals == [lease(1)]
+    path.write_bytes(b"?")
+    reloaded(folder)
+    discard(kept_files(folder)[0])
+    assert kept_files(folder) == []

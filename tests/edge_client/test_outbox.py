@@ -139,6 +139,8 @@ def test_damaged_list_of_final_leases_is_named_and_set_aside(tmp_path: Path, con
     with structlog.testing.capture_logs() as logs:
         outbox = an_outbox(tmp_path)
     assert [line["event"] for line in logs] == ["final_leases_damaged"]
+    assert "is no lease" in logs[0]["cause"]
+    assert f"outbox discard final_leases --folder {tmp_path}" in logs[0]["remedy"]
     assert [entry.lease for entry in outbox.entries] == [lease(1)]
     assert path.with_suffix(".damaged").read_bytes() == content
     assert outbox.damaged == []

@@ -78,7 +78,7 @@ CASES: list[tuple[Event, Row]] = [
         events.ReceiptArrived(a_receipt(1, Outcome.NEED, need=((0, 3),))),
         {**STAYS, REPORTING: (REPORTING, ["GrantChunks"])},
     ),
-    (events.ReceiptArrived(a_receipt(1, Outcome.BUSY)), STAYS),
+    (events.ReceiptArrived(a_receipt(1, Outcome.BUSY)), {**STAYS, REPORTING: (REPORTING, ["PutOff"])}),
     (events.ControlArrived(a_control(Action.CANCEL, number=1, reason=Reason.COMMITTED)), ENDS),
     (events.ControlArrived(a_control(Action.CANCEL)), STAYS),
     (events.ControlArrived(a_control(Action.COME_BACK, reason=Reason.NOT_DRAWN, retry_s=RETRY)), STAYS),

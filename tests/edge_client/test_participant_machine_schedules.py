@@ -109,7 +109,7 @@ class Shell:
                 assert self.machine.lease is None or self.machine.lease in named, "a live lease is not named"
             case events.SendStatus() | events.FollowRun() | events.ExplainSpec():
                 assert self.is_connected
-            case events.StayAway() | events.Announce() | events.RunFinished():
+            case events.StayAway() | events.Announce() | events.PutOff() | events.RunFinished():
                 pass
 
     def _check(self) -> None:

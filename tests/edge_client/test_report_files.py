@@ -34,3 +34,19 @@ def test_file_under_another_name_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(header + UPDATE)
     with pytest.raises(ValueError, match=f"it holds lease {lease(1)}"):
         read_report(tmp_path / "x", lease(2))
+
+
+def test_file_of_the_wrong_length_says_by_how_much(tmp_path: Path) -> None:
+    """A file that was cut is told from one whose bits have flipped."""
+    _, header = header_of(REPORT, round=4, version=3, stored_at=7.5, n_bytes=len(UPDATE))
+    whole = header + UPDATE
+    for data, cause in [
+        (whole[:-4], "its update is 4 bytes short"),
+        (whole + b"xy", "its update is 2 bytes too long"),
+        (whole[:20], "it ends after 20 bytes, within its header"),
+        (header[:-1], f"it ends after {len(header) - 1} bytes, within its header"),
+        (whole[:-1] + b"?", "its update has another checksum"),
+    ]:
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(ValueError, match=cause):
+            read_report(tmp_path / "x", lease(1))

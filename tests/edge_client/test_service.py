@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import structlog
 
+from edge_client.advice import TURNED_AWAY
 from edge_client.service import EdgeClient
 from shared.blocking import Lane
 from shared.errors import AlreadyServed, ConfigError, CredentialsRefused, Reason
@@ -238,6 +239,8 @@ async def test_refused_spec_names_the_parameter_in_log_and_status(tmp_path: Path
             await asyncio.sleep(3600)
         said = [line for line in logs if line["event"] in ("turned_away", "spec_differs")]
         assert [line["event"] for line in said] == ["turned_away", "spec_differs"]
+        assert said[0]["what_to_do"] == TURNED_AWAY[Reason.SPEC]
+        assert "detail" not in said[0]
         assert "w float32[11] trainable here, w float32[10] trainable there" in said[1]["parameter"]
         assert scene.status.refusal == "spec"
         assert scene.status.detail == said[1]["parameter"]

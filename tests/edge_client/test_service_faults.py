@@ -7,6 +7,7 @@ import structlog
 
 from broker.faults import Faults
 from broker.link import LinkProfile
+from edge_client.advice import TURNED_AWAY
 from edge_client.presence import CLONED
 from edge_client.upload import MAX_OUTSTANDING
 from shared.blocking import Lane
@@ -164,6 +165,7 @@ async def test_cloned_id_stays_away_for_hours(tmp_path: Path) -> None:
         assert DEVICE not in scene.broker.connected
         (line,) = [line for line in logs if line["event"] == "turned_away"]
         assert (line["reason"], line["detail"]) == ("cloned_id", CLONED)
+        assert (line["what_to_do"], line["sooner"]) == (TURNED_AWAY[Reason.CLONED_ID], "a restart asks at once")
         (line,) = [line for line in logs if line["event"] == "staying_away"]
         assert line["cause"] == CLONED
         assert line["next_attempt_at"]
@@ -213,11 +215,15 @@ async def test_clone_that_takes_part_in_one_run_ends(tmp_path: Path, is_told_by_
 
 
 async def test_paused_aggregator_is_asked_again_later(tmp_path: Path) -> None:
-    """`busy` keeps the update and says when to ask."""
+    """`busy` keeps the update and says when to ask; the log says it once, and what becomes of the report."""
     async with Scene(tmp_path, busy_answers=5) as scene:
-        await scene.start(1)
-        await scene.until_final(1, within_s=60)
+        with structlog.testing.capture_logs() as logs:
+            await scene.start(1)
+            await scene.until_final(1, within_s=60)
         assert len(scene.aggregator.reports) == 6
+        (line,) = [line for line in logs if line["event"] == "busy"]
+        assert (line["reason"], line["lease"]) == ("paused", scene.aggregator.reports[0].lease)
+        assert "kept" in line["so"]
 
 
 async def test_link_that_never_lasts_for_a_chunk_gets_smaller_ones(tmp_path: Path) -> None:

@@ -105,7 +105,11 @@ def fuzz(
         ConfigError: `first` does not begin a life.
     """
     if first % life:
-        raise ConfigError(f"no life begins at payload {first}, one does at each multiple of {life}")
+        raise ConfigError(
+            f"no life begins at payload {first}, one does at each multiple of {life}",
+            where="--from",
+            hint=f"for example --from {first - first % life} --n {first % life + 1}, which ends with that payload",
+        )
     found = Found()
     configured = structlog.get_config()
     with open(os.devnull, "w", errors="backslashreplace") as nowhere, tempfile.TemporaryDirectory(dir=folder) as place:

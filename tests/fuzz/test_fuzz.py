@@ -133,6 +133,7 @@ def test_command_refuses_to_begin_within_a_life() -> None:
     result = CliRunner().invoke(app, ["--from", "5"])
     assert result.exit_code == 2
     assert "100000" in result.output
+    assert "--from 0 --n 6" in result.output
 
 
 def test_misses_names_the_ceilings_that_do_not_hold() -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from shared.errors import ConfigError
 from simulator.__main__ import app
-from simulator.schedule_command import seeds_of
+from simulator.schedule_command import Tally, seeds_of
 from simulator.schedule_run import Verdict
 
 pytestmark = pytest.mark.timeout(120)
@@ -41,12 +41,15 @@ def test_schedules_that_hold_end_with_zero() -> None:
 
 
 def test_replay_of_one_tells_what_happens() -> None:
-    """The fleet, the misbehaviours, and each death as it comes."""
+    """The fleet, the misbehaviours, each death as it comes, what devices are told, and each version."""
     ran = runner.invoke(app, ["schedules", "--seed", "3"])
     assert ran.exit_code == 0, ran.output
     assert ran.stdout.startswith("seed 3: ")
     assert "the broker: " in ran.stdout
     assert " s  " in ran.stdout
+    assert "commits are those of the aggregator's journal" in ran.stdout
+    assert "is told that lease" in ran.stdout
+    assert "version 5 is committed and published" in ran.stdout
     assert "no violations" in ran.stdout
 
 
@@ -82,3 +85,21 @@ def test_json_is_all_that_is_printed() -> None:
     said = json.loads(ran.stdout)
     assert said["n_seeds"] == 5
     assert said["failed"] == {"3": ["a lease was accepted twice"]}
+
+
+@pytest.mark.parametrize("options", [["--seeds", "0:2"], ["--seed", "3", "--json"]])
+def test_messages_are_told_of_one_schedule_alone(options: list[str]) -> None:
+    """An option that would do nothing is refused, with one that does."""
+    ran = runner.invoke(app, ["schedules", "--verbose", *options])
+    assert ran.exit_code == 2
+    assert "--seed 7 --verbose" in ran.output
+
+
+def test_tally_counts_in_units_that_say_something() -> None:
+    """One is one, and what is less than an hour is told in seconds."""
+    tally = Tally(seconds=0.4)
+    tally.add(Verdict(seed=1, violations=(), n_crashes=2, n_accepted=10, virtual_s=61.0))
+    assert tally.line().startswith("1 schedule, 2 crashes, 10 updates counted, 61 virtual seconds in 0.4 s")
+    tally.add(Verdict(seed=2, violations=(), n_crashes=2, n_accepted=10, virtual_s=7139.0))
+    assert "2 schedules" in tally.line()
+    assert "2.0 virtual hours" in tally.line()
