@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aggregator.config import Settings
+from aggregator.lost_journal import refuse_damaged
 from aggregator.opening import first_state, resumption, run_name
+from aggregator.run_folder import anew_hint
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.logs import LogLevel, set_up_logs
@@ -97,6 +99,7 @@ def check(toml: Toml, as_json: Json = False) -> None:
     set_up_logs("warning")
     with _explained():
         settings = load_settings(Settings, toml)
+        refuse_damaged(settings.output.folder / run_name(settings))
         facts = asyncio.run(_check(settings, toml.resolve().parent))
         typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name:28}{value}" for name, value in facts.items()))
 
@@ -139,6 +142,8 @@ def export(
         settings = load_settings(Settings, toml)
         folder = settings.output.folder / run_name(settings) / "versions"
         versions = ModelStore(folder).versions() if folder.is_dir() else []
+        if not versions and (folder.parent / "journal.sqlite").exists():
+            raise ConfigError("every version is gone", where=str(folder), hint=anew_hint(folder.parent, ()))
         if not versions:
             hint = "python -m aggregator run … makes the first; is output.folder relative to another directory?"
             raise ConfigError("there is no version yet", where=str(folder), hint=hint)
@@ -158,6 +163,10 @@ def repair_run(
     void: Annotated[
         bool, typer.Option("--void", help="Give up accepted updates whose file is missing or damaged.")
     ] = False,
+    from_newest: Annotated[
+        bool,
+        typer.Option("--from-newest", help="Give up rows that are lost before the newest version, and go on from it."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what is damaged in a run that the aggregator refuses, and mend it.
@@ -173,7 +182,7 @@ def repair_run(
     with _explained():
         from aggregator.repair import repair
 
-        report = repair(folder, discard_after=discard_after, void=void, dry_run=dry_run)
+        report = repair(folder, discard_after=discard_after, void=void, from_newest=from_newest, dry_run=dry_run)
         typer.echo(json.dumps(dataclasses.asdict(report), default=str) if as_json else "\n".join(report.lines()))
         if not report.is_whole:
             raise typer.Exit(1)

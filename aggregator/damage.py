@@ -7,28 +7,28 @@ allows it.
 Not here: doing it (`repair.py`), what of the journal can be proved (`salvage.py`).
 """
 
-import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from aggregator.aggregation import Aggregation
+from aggregator.gaps import Bridge, bridge_over
 from aggregator.journal_head import Head
 from aggregator.journal_rows import Row, record_of
 from aggregator.journal_scan import Fault
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
-from aggregator.publishing import model_blob
-from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, Record, VoidRecord
-from aggregator.run_folder import RunFolder
+from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, OutcomeRecord, Record
+from aggregator.remaking import from_export, from_updates, is_gone
+from aggregator.run_folder import RunFolder, anew_hint
 from aggregator.salvage import Salvage
-from aggregator.standing import Standing, records_of
-from shared.blocking import at_once
-from shared.errors import ConfigError, FederationError, InvalidState
+from aggregator.standing import Standing
+from shared.errors import ConfigError, InvalidState
 
-__all__ = ["DISCARD_AFTER", "VOID", "Examination", "Finding", "Plan"]
+__all__ = ["DISCARD_AFTER", "FROM_NEWEST", "VOID", "Examination", "Finding", "Plan"]
 
-DISCARD_AFTER, VOID = "--discard-after", "--void"
+DISCARD_AFTER, FROM_NEWEST, VOID = "--discard-after", "--from-newest", "--void"
 """The options of `repair` that give something up."""
 
 
@@ -64,6 +64,7 @@ class Plan:
         leased: leases to be entered again: their update is whole, their row is lost.
         set_aside: files that go to the backup.
         remade: versions that were made again, to the bit, and have to be written.
+        bridge: over the rows that are lost before the newest version; None: every row that stays is proved.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Plan:
     leased: list[LeaseRecord] = field(default_factory=list)
     set_aside: list[Path] = field(default_factory=list)
     remade: list[ServerState] = field(default_factory=list)
+    bridge: Bridge | None = None
 
     @property
     def needs(self) -> list[str]:
@@ -97,25 +99,27 @@ class Examination:
         self._run, self._salvage, self._head, self._fault = run, salvage, head, fault
         self._store, self._part_files = ModelStore(run.versions), PartFiles(run.updates)
 
-    def plan(self, *, discard_after: int | None, void: bool) -> Plan:
+    def plan(self, *, discard_after: int | None, void: bool, from_newest: bool) -> Plan:
         """Return what is damaged and what would be done.
 
         Args:
             discard_after: the row after which the operator gives everything up; None: nothing.
             void: whether the operator gives up accepted updates whose file is damaged.
+            from_newest: whether the operator gives up rows that are lost before the newest version.
 
         Raises:
-            ConfigError: nothing of the journal is left, or `discard_after` is not what has to be given up.
+            ConfigError: there is nothing to go on from, or an option is not what has to be given up.
         """
         if not self._salvage.end.seq and self._fault is None and self._store.versions() in ([], [0]):
             return Plan()  # nothing has happened yet
+        bridged = self._bridged(void=void, is_allowed=from_newest) if discard_after is None or from_newest else None
+        if from_newest and bridged is None:
+            what = "no row is lost before a newest version that is whole: leave the option out"
+            raise ConfigError(what, where=FROM_NEWEST)
+        if bridged is not None:
+            return bridged
         if not self._salvage.end.seq:
-            raise ConfigError(
-                "no row of the journal can be read",
-                where=str(self._run.journal),
-                hint="bring it back from a copy; or begin anew under another run name, with the last model: "
-                "python -m aggregator export, then server.init_from",
-            )
+            raise self._dead_end("")
         plan = self._planned(self._salvage.end.seq, is_cut=False, void=void)
         if discard_after is None:
             return plan
@@ -129,15 +133,64 @@ class Examination:
         cut.findings[:0] = [replace(each, needs="") for each in allowed]
         return cut
 
+    def _bridged(self, *, void: bool, is_allowed: bool) -> Plan | None:
+        """Return how the run goes on from its newest version, None when what is lost is not all before it."""
+        bridge = bridge_over(self._salvage) if self._head is not None else None
+        if bridge is None:
+            return None
+        plan = Plan(is_rewritten=True, bridge=bridge)
+        try:
+            standing = Standing.of(partial(bridge.rows, self._salvage), self._run.journal)
+            self._look_at_versions(plan, standing)
+        except ConfigError:
+            return None
+        if plan.limit is not None:  # the newest is damaged, too
+            return None
+        plan.end = standing.end
+        rows = f"row{'s' if len(bridge.lost) > 1 else ''} {_some(bridge.lost)}"
+        what = f"{rows}: not what was written, or missing; all others can be read"
+        cure = f"the run goes on from version {bridge.version}, the newest, and keeps every row that can be read"
+        needs = "" if is_allowed else FROM_NEWEST
+        plan.findings.insert(0, Finding(where=str(self._run.journal), what=what, cure=cure, needs=needs))
+        plan.gives_up.append(
+            f"what {rows} said, as far as no other row says it: an update whose acceptance stood there does not count"
+        )
+        if bridge.cancelled:
+            devices = ", ".join(sorted({each.device for each in bridge.cancelled}))
+            plan.gives_up.append(
+                f"leases that were out then, and of which no outcome is known: {len(bridge.cancelled)}, of {devices}; "
+                "they are cancelled, for what they brought may have counted"
+            )
+        if bridge.dropped:
+            plan.gives_up.append(f"outcomes of leases whose own row is lost: rows {_some(sorted(bridge.dropped))}")
+        self._look_at_updates(plan, standing, void=void)
+        return plan
+
+    def _dead_end(self, version_fault: str) -> ConfigError:
+        """Return why the run cannot go on, with the first row or file that is to blame, and what is left to do."""
+        versions = [each for each in self._store.versions() if not isinstance(self._loaded(each), str)]
+        hint, end, last = anew_hint(self._run.path, versions), self._salvage.end.seq, self._salvage.last_seq
+        if version_fault and end >= last:
+            what = f"{version_fault}, and no version before it is left"
+            return ConfigError(what, where=str(self._run.versions), hint=hint)
+        n_rows = sum(row is not None for _, row in self._salvage.around_gaps())
+        if not n_rows:
+            return ConfigError("no row of the journal can be read", where=str(self._run.journal), hint=hint)
+        fault = self._fault
+        what = fault.what if fault is not None and fault.seq == end + 1 else f"row {end + 1} is lost"
+        why = "those before it lead to no version that is left" if end else "not the settings that it began with"
+        what += f"; {n_rows} of {last} rows can be read, but {why}"
+        return ConfigError(what, where=str(self._run.journal), hint=hint)
+
     def _planned(self, last_seq: int, *, is_cut: bool, void: bool) -> Plan:
         plan = Plan(is_rewritten=self._fault is not None or is_cut)
-        standing = Standing.of(self._salvage, last_seq, self._run.journal)
+        standing = self._standing(last_seq)
         plan.end = standing.end
         self._look_at_journal(plan, is_cut=is_cut)
         self._look_at_versions(plan, standing)
         kept = last_seq if plan.limit is None else min(last_seq, plan.limit)
         if kept != last_seq:
-            standing = Standing.of(self._salvage, kept, self._run.journal)
+            standing = self._standing(kept)
         self._look_at_updates(plan, standing, void=void)
         if kept < self._salvage.last_seq and (is_cut or plan.limit is not None or self._fault is not None):
             back, lost = self._accepted_beyond(standing)
@@ -150,12 +203,15 @@ class Examination:
             plan.set_aside += [self._store.path(version) for version in ahead]
         return plan
 
+    def _standing(self, last_seq: int) -> Standing:
+        return Standing.of(partial(self._salvage.rows_to, last_seq), self._run.journal)
+
     def _look_at_journal(self, plan: Plan, *, is_cut: bool) -> None:
         fault, end, journal = self._fault, self._salvage.end, str(self._run.journal)
         if self._salvage.mended:
             rows = ", ".join(map(str, self._salvage.mended))
             cure = "each is proved by the rows around it, or by the copy behind its update, and is written again"
-            plan.findings.append(Finding(where=journal, what=f"damaged rows: {rows}", cure=cure))
+            plan.findings.append(Finding(where=journal, what=f"damaged or missing rows: {rows}", cure=cure))
         if self._head is None:
             what = "is missing or unreadable: whether rows after the last were lost, nobody knows"
             if not is_cut:
@@ -168,7 +224,7 @@ class Examination:
                 plan.limit = end.seq
             what = f"row {end.seq + 1} of {self._head.seq} is lost"
             if fault is not None and fault.seq == end.seq + 1:
-                what = f"{fault.what}, and nothing brings it back"
+                what = f"{fault.what}, and nothing brings back what was written"
             needs = "" if is_cut else _discard(end.seq)
             cure = f"ends with row {plan.end.seq} from now on"
             plan.findings.append(Finding(where=journal, what=what, cure=cure, needs=needs))
@@ -195,19 +251,20 @@ class Examination:
         path = str(self._store.path(now))
         whole = max((each for each in self._store.versions() if each < now and each not in faults), default=None)
         if whole is None:
-            raise ConfigError(
-                f"{faults[now]}, and no version before it is left",
-                where=path,
-                hint="bring it back from a copy: there is no other way to go on with this run",
-            )
-        plan.remade = self._remade(whole, standing)
+            raise self._dead_end(f"version {now}: {faults[now]}")
+        plan.remade = from_updates(whole, standing, self._store, self._part_files)
+        cure = f"is made again from version {whole} and its accepted updates: the same bits as before"
+        for copy in (self._run.best, self._run.final):
+            if not plan.remade and (state := from_export(copy, whole, standing, self._store)) is not None:
+                plan.remade = [state]
+                cure = f"is made again from {copy.name}, which is the very same model"
         if plan.remade:
-            cure = f"is made again from version {whole} and its accepted updates: the same bits as before"
             plan.findings.append(Finding(where=path, what=faults[now], cure=cure))
             return
         limit = standing.closes[whole + 1] - 1
         plan.limit = limit if plan.limit is None else min(plan.limit, limit)
-        cure = f"the run goes back to version {whole}, to the round that made the next: its updates are deleted"
+        back = f"the run goes back to version {whole}, to the round that made the next"
+        cure = f"{back}: what was accepted for it no longer counts"
         plan.findings.append(Finding(where=path, what=faults[now], cure=cure, needs=_discard(limit)))
 
     def _look_at_updates(self, plan: Plan, standing: Standing, *, void: bool) -> None:
@@ -233,38 +290,6 @@ class Examination:
         except ConfigError as error:
             return error.what
 
-    def _remade(self, whole: int, standing: Standing) -> list[ServerState]:
-        """Return the versions after a whole one, made again; [] when an update or a bit of them is not the same."""
-        state = self._store.load(whole)
-        counted: dict[int, dict[str, AcceptRecord]] = {}
-        for _, record in records_of(self._salvage, standing.end.seq):
-            match record:
-                case AcceptRecord(into=into) if into > whole:
-                    counted.setdefault(into, {})[record.lease] = record
-                case VoidRecord(into=into, lease=None):
-                    counted.pop(into, None)
-                case VoidRecord(into=into, lease=str(lease)):
-                    counted.get(into, {}).pop(lease, None)
-        made: list[ServerState] = []
-        for version in range(whole + 1, standing.machine.version + 1):
-            commit, settings = standing.commits[version]
-            updates = list(counted.get(version, {}).values())
-            if any(each.data is None and self._is_gone(each) for each in updates):
-                return []
-            aggregation = Aggregation(settings, state, self._part_files, self._store, at_once)
-            try:
-                state = asyncio.run(aggregation.make(version, commit.round_id, updates))
-            except FederationError:
-                return []
-            blob = model_blob(state.parameters, state.spec, version, settings.transfer.chunk_bytes)
-            if blob.ref.digest != commit.digest:
-                return []
-            made.append(state)
-        return made
-
-    def _is_gone(self, record: AcceptRecord) -> bool:
-        return self._part_files.fault(record.lease, size=record.size, sha256=record.sha256) is not None
-
     def _accepted_beyond(self, standing: Standing) -> tuple[list[tuple[LeaseRecord, AcceptRecord]], list[AcceptRecord]]:
         """Return what was accepted, but is not by the rows that stay: what can be admitted again, and what cannot."""
         machine = standing.machine
@@ -281,7 +306,7 @@ class Examination:
             if known is not None and known.state.is_final:
                 continue
             is_timely = known is not None or 0 <= lag <= machine.settings.round.max_staleness
-            if is_timely and not self._is_gone(accept):
+            if is_timely and not is_gone(self._part_files, accept):
                 back.append((lease, accept))
             else:
                 lost.append(accept)
@@ -290,6 +315,7 @@ class Examination:
     def _say_what_goes(self, plan: Plan, last_seq: int, back: set[str], lost: list[AcceptRecord]) -> None:
         """Say what the rows after `last_seq` meant, as far as they, or their copies, can be read."""
         others, unreadable, updates = Counter[str](), [], {each.lease: _named(each) for each in lost}
+        devices: dict[str, str] = {}
         for seq, row in self._salvage.unproved(last_seq):
             match None if row is None else _record(row):
                 case None:
@@ -299,15 +325,24 @@ class Examination:
                         updates[record.lease] = f"{_named(record)} (row {seq})"
                 case LeaseRecord(lease=lease) if lease in back:
                     pass
+                case LeaseRecord(lease=lease, device=device):
+                    devices[lease] = device
+                    others[f"leases of {device}"] += 1
+                case OutcomeRecord(lease=lease):
+                    others[f"outcomes of leases of {devices.get(lease, 'other devices')}"] += 1
                 case CommitRecord(version=version):
                     plan.gives_up.append(f"version {version} (row {seq})")
                 case _:
-                    others[row.kind if row is not None else ""] += 1
+                    others[f"rows of kind {row.kind if row is not None else ''}"] += 1
         plan.gives_up += sorted(updates.values())
-        plan.gives_up += [f"rows of kind {kind}: {n}" for kind, n in sorted(others.items())]
+        plan.gives_up += [f"{what}: {n}" for what, n in sorted(others.items())]
         if unreadable:
-            some = ", ".join(map(str, unreadable[:20])) + (" …" if len(unreadable) > 20 else "")
-            plan.gives_up.append(f"what {len(unreadable)} rows said that cannot be read: {some}")
+            plan.gives_up.append(f"what was said by rows that cannot be read: {_some(unreadable)}")
+
+
+def _some(rows: Sequence[int]) -> str:
+    """Return row numbers for people, not more than a few."""
+    return ", ".join(map(str, rows[:20])) + (f" … ({len(rows)} in all)" if len(rows) > 20 else "")
 
 
 def _discard(seq: int) -> str:

@@ -31,6 +31,9 @@ __all__ = [
 _SMALLEST_DATABASE = 100
 """Bytes of SQLite's own header. It deletes the log beside a file that is shorter."""
 
+_LARGEST_PADDED = 1 << 40
+"""Bytes to which a copy that was cut short is lengthened; more is no length but damage. It takes no room on disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -177,6 +180,8 @@ class TornTable:
     def __init__(self, path: Path) -> None:
         if _size(path) < _SMALLEST_DATABASE:  # SQLite would delete the log; what that holds stands over these pages
             path.write_bytes(bytes(4096))
+        else:
+            _lengthen(path)
         self._connection = connect(path, is_writable=False)
 
     def row(self, seq: int) -> tuple[Row, object] | None:
@@ -210,6 +215,16 @@ class TornTable:
     def close(self) -> None:
         """Close it."""
         self._connection.close()
+
+
+def _lengthen(path: Path) -> None:
+    """Give a database that was cut short its length back: of one that is too short SQLite reads no page at all."""
+    with path.open("r+b") as file:
+        head = file.read(_SMALLEST_DATABASE)
+        page_bytes, n_pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
+        due = (65536 if page_bytes == 1 else page_bytes) * n_pages
+        if head.startswith(b"SQLite format 3\0") and _size(path) < due <= _LARGEST_PADDED:
+            file.truncate(due)
 
 
 def damaged(path: Path, what: str) -> ConfigError:

@@ -20,6 +20,7 @@ from aggregator.evaluation import Evaluator, central_metrics
 from aggregator.journal import Journal, read_journal
 from aggregator.journal_scan import repair_hint
 from aggregator.leases import LeaseState
+from aggregator.lost_journal import refuse_lost_journal
 from aggregator.model_store import ModelStore, ServerState, warm_start
 from aggregator.part_files import PartFiles
 from aggregator.past_models import PastModels, chunk_sizes
@@ -107,7 +108,7 @@ async def open_run(
     if records:
         _refuse_fixed(settings, records, folder)
     else:
-        _check_new(folder, store, part_files)
+        refuse_lost_journal(folder.path, is_empty=True)
         if not store.versions():
             first = await first_state(settings, evaluator)
             try:
@@ -269,19 +270,6 @@ def _refuse_fixed(settings: Settings, records: Sequence[Record], folder: RunFold
     old = next((record for record in reversed(records) if isinstance(record, ConfigRecord)), None)
     if old is not None:
         refuse_fixed(json.loads(old.settings), json.loads(settings_json(settings)), where=str(folder.path))
-
-
-def _check_new(folder: RunFolder, store: ModelStore, part_files: PartFiles) -> None:
-    """Refuse to begin anew where a run has been: its journal is gone."""
-    if store.versions() in ([], [0]) and not part_files.finished():
-        return
-    raise ConfigError(
-        f"there is no journal, but versions {', '.join(map(str, store.versions()))} "
-        f"and {len(part_files.finished())} updates are there",
-        where=str(folder.journal),
-        hint="bring it back from a copy; or give the run another name, and begin with the last model: "
-        "python -m aggregator export, then server.init_from",
-    )
 
 
 def _load(store: ModelStore, folder: RunFolder, version: int) -> ServerState:

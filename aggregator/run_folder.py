@@ -13,13 +13,16 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from shared.durable import make_folder
 from shared.errors import AlreadyServed, ConfigError
 
-__all__ = ["RunFolder", "read_lock"]
+__all__ = ["RunFolder", "anew_hint", "read_lock"]
+
+_ANEW = 'in RUN.toml another name as run, and server.init_from = "{model}"'
 
 
 class RunFolder:
@@ -92,3 +95,21 @@ def read_lock(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def anew_hint(folder: Path, versions: Sequence[int]) -> str:
+    """Return what is left to do with a run that cannot go on.
+
+    Args:
+        folder: of the run.
+        versions: of its versions on disk those that are whole, in ascending order.
+    """
+    copy = "bring it back from a copy"
+    models = [path for name in ("best", "final") if (path := folder / f"{name}.safetensors").exists()]
+    if versions:
+        out = f"{folder.name}-{versions[-1]}.safetensors"
+        export = f"python -m aggregator export RUN.toml --version {versions[-1]} --out {out}"
+        return f"{copy}; or begin anew with its newest model: {export}, then {_ANEW.format(model=out)}"
+    if models:
+        return f"{copy}; or begin anew with the last model that was written for you: {_ANEW.format(model=models[0])}"
+    return f"{copy}: no model of it is left here"

@@ -8,6 +8,7 @@ Works on a copy of the database and its log: reading may change them.
 """
 
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from aggregator.journal_head import Head
@@ -49,6 +50,28 @@ class Salvage:
         while (row := self._after(end)) is not None:
             yield row
             end = row.end
+
+    def rows_to(self, last_seq: int) -> Iterator[ChainedRow]:
+        """Yield what is proved, from the first row to one of them."""
+        return takewhile(lambda each: each.end.seq <= last_seq, self.rows())
+
+    def around_gaps(self) -> Iterator[tuple[int, Row | None]]:
+        """Yield every row, None for one that is lost; after it, one is believed that fits the checksum stored before.
+
+        Damage cannot make a row fit. The row that the head file names has to fit that, too.
+        """
+        end = Head()
+        for seq in range(1, self.last_seq + 1):
+            found = self._after(end)
+            if found is not None:
+                yield seq, found.row
+                end = found.end
+                continue
+            if self._head is not None and seq > self._head.seq:
+                return  # nobody has been told of it, nor of what follows
+            yield seq, None
+            stored = self._as_it_stands(seq)
+            end = Head(seq, stored[1] if stored is not None and isinstance(stored[1], bytes) else b"")
 
     def unproved(self, after: int) -> Iterator[tuple[int, Row | None]]:
         """Yield the rows after `after` as they stand, None for one that cannot be read, to the last that there was."""

@@ -23,6 +23,7 @@ from aggregator.evaluation import Evaluator, TaskEvaluator
 from aggregator.intake import Intake
 from aggregator.journal import Journal
 from aggregator.loop_lag import LoopLag
+from aggregator.lost_journal import refuse_lost_journal
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
 from aggregator.pause_log import PauseLog
 from aggregator.reception import Reception
@@ -99,6 +100,7 @@ class Aggregator:
         with contextlib.ExitStack() as stack:
             run_blocking = self._run_blocking or stack.enter_context(Threads())
             folder = stack.enter_context(RunFolder(self.folder))
+            refuse_lost_journal(self.folder)
             journal = await Journal.open(folder.journal, run_blocking, RowCopies(folder.updates))
             evaluator = self._evaluator or TaskEvaluator(self._task_given(), run_blocking)
             try:

@@ -4,7 +4,7 @@ Not here: which rows can be proved (`salvage.py`), what a start does with them (
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,13 @@ from pydantic import ValidationError
 
 from aggregator.config import Settings
 from aggregator.journal_head import Head
-from aggregator.journal_rows import record_of
+from aggregator.journal_rows import ChainedRow, record_of
 from aggregator.records import CloseRecord, CommitRecord, ConfigRecord, Record
 from aggregator.recovery import recover
 from aggregator.round_machine import RoundMachine
-from aggregator.salvage import Salvage
 from shared.errors import ConfigError, InvalidState
 
-__all__ = ["Standing", "records_of"]
+__all__ = ["Standing"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,43 +26,49 @@ class Standing:
     """A run after some of its rows.
 
     Args:
+        rows: that were read, once more.
         machine: the engine; nothing is ever asked of it.
         end: of the chain of those rows.
         closes: the row of the last CLOSE of each version.
         commits: the COMMIT of each version, with the settings that it was made with.
     """
 
+    rows: Callable[[], Iterator[ChainedRow]]
     machine: RoundMachine
     end: Head = field(default_factory=Head)
     closes: dict[int, int] = field(default_factory=dict)
     commits: dict[int, tuple[CommitRecord, Settings]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, salvage: Salvage, last_seq: int, where: Path) -> "Standing":
+    def of(cls, rows: Callable[[], Iterator[ChainedRow]], where: Path) -> "Standing":
         """Read the first rows of a journal.
 
         Args:
-            salvage: of it.
-            last_seq: of the last row that is read.
-            where: it lies.
+            rows: yields them, as often as it is called.
+            where: the journal lies.
 
         Raises:
             ConfigError: these rows are no run's, or of another version of FedMQ.
         """
         try:
-            configs = [record for _, record in records_of(salvage, last_seq) if isinstance(record, ConfigRecord)]
+            configs = [record for each in rows() if isinstance(record := record_of(each.row), ConfigRecord)]
             if not configs:
-                raise ConfigError(f"the first {last_seq} rows hold no settings of a run", where=str(where))
+                raise ConfigError("the rows that can be read hold no settings of a run", where=str(where))
             settings = _parsed(configs[-1])
-            standing = cls(machine=RoundMachine(settings, max_bytes=1, lease_prefix="repair"))
-            recover(standing.machine, standing._noted(salvage, last_seq), None, now=0.0, wall_s=0.0)
+            standing = cls(rows=rows, machine=RoundMachine(settings, max_bytes=1, lease_prefix="repair"))
+            recover(standing.machine, standing._noted(), None, now=0.0, wall_s=0.0)
         except (InvalidState, ValueError, ValidationError) as error:
             raise ConfigError(f"its rows are not those of this version of FedMQ: {error}", where=str(where)) from error
         return standing
 
-    def _noted(self, salvage: Salvage, last_seq: int) -> Iterator[Record]:
+    def records(self) -> Iterator[tuple[Head, Record]]:
+        """Yield the records of its rows, each with the end of the chain after it."""
+        for each in self.rows():
+            yield each.end, record_of(each.row)
+
+    def _noted(self) -> Iterator[Record]:
         settings = self.machine.settings
-        for end, record in records_of(salvage, last_seq):
+        for end, record in self.records():
             self.end = end
             match record:
                 case ConfigRecord():
@@ -73,14 +78,6 @@ class Standing:
                 case CommitRecord(version=version):
                     self.commits[version] = record, settings
             yield record
-
-
-def records_of(salvage: Salvage, last_seq: int) -> Iterator[tuple[Head, Record]]:
-    """Yield the first records of a journal, each with the end of the chain after it."""
-    for each in salvage.rows():
-        if each.end.seq > last_seq:
-            return
-        yield each.end, record_of(each.row)
 
 
 def _parsed(record: ConfigRecord) -> Settings:

@@ -137,6 +137,7 @@ def test_check_says_what_a_changed_toml_changes(tmp_path: Path, monkeypatch: pyt
     journal.append([row_of(record) for record in records])
     journal.confirm()
     journal.close()
+    save_version(tmp_path, 1)
     assert json.loads(invoke("check", path, "--json").stdout)["settings_changed"] == "no"
     facts = json.loads(invoke("check", a_toml(tmp_path, more="quorum = 0.5"), "--json").stdout)
     assert facts["goes_on_at_version"] == "1"
@@ -145,6 +146,16 @@ def test_check_says_what_a_changed_toml_changes(tmp_path: Path, monkeypatch: pyt
     refused = invoke("check", path)
     assert refused.exit_code == 2
     assert "begun with demo" in refused.output
+
+
+def test_check_of_a_run_whose_journal_is_gone_exits_2(tmp_path: Path) -> None:
+    """A start would refuse it: what is there, and the way on with all its arguments."""
+    for version in (0, 1):
+        save_version(tmp_path, version)
+    result = invoke("check", a_toml(tmp_path))
+    assert result.exit_code == 2
+    for words in ("there is no journal", "versions 0, 1", "export RUN.toml --version 1 --out", "server.init_from"):
+        assert words in result.output
 
 
 @pytest.mark.parametrize(
@@ -198,6 +209,14 @@ def test_export_of_nothing_exits_2(tmp_path: Path) -> None:
     result = invoke("export", path)
     assert result.exit_code == 2
     assert "there is no version yet" in result.output
+    folder = tmp_path / "runs" / "linear"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "journal.sqlite").write_bytes(b"")
+    (folder / "best.safetensors").write_bytes(b"")
+    gone = invoke("export", path)
+    assert gone.exit_code == 2
+    assert "every version is gone" in gone.output
+    assert f'server.init_from = "{folder / "best.safetensors"}"' in gone.output
     save_version(tmp_path, 0)
     result = invoke("export", path, "--version", 7)
     assert result.exit_code == 2

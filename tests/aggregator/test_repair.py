@@ -141,9 +141,9 @@ def _last(killed: KilledRun) -> int:
 
 
 CASES = {
-    "file_rows_lost": Case(lambda f, k: lose_rows(_last(k) - 1)(f, k), ("damaged rows: 55, 56",)),
-    "file_row_changed": Case(lambda f, k: change_row(_last(k) - 1, "body", "{}")(f, k), ("damaged rows: 55",)),
-    "checksum_changed": Case(change_row(20, "checksum", bytes(32)), ("damaged rows: 20",)),
+    "file_rows_lost": Case(lambda f, k: lose_rows(_last(k) - 1)(f, k), ("missing rows: 55, 56",)),
+    "file_row_changed": Case(lambda f, k: change_row(_last(k) - 1, "body", "{}")(f, k), ("missing rows: 55",)),
+    "checksum_changed": Case(change_row(20, "checksum", bytes(32)), ("missing rows: 20",)),
     "index_damaged": Case(damage_index, ("database is damaged", "written anew with its 56 rows")),
     "head_gone": Case(lambda f, _: (f / "journal.head").unlink(), ("nobody knows",), ("--discard-after", "56")),
     "row_changed": Case(
@@ -224,6 +224,7 @@ def test_command_that_is_proposed_is_complete(tmp_path: Path, killed: KilledRun)
     result = repair(folder, "--discard-after", "42")
     assert result.exit_code == 1
     assert result.output.endswith(f"repair {folder} --discard-after 42 --void\n")
+    assert "what was given is not enough: --void is needed as well" in result.output
     assert str(version_file(folder, 4)) in result.output
     assert content(folder) == before
     assert "--void --discard-after 42" in repair(folder, "--void").output
@@ -315,6 +316,8 @@ def test_journal_of_which_nothing_is_left_exits_2_with_a_way_on(tmp_path: Path, 
     killed.copy(tmp_path)
     folder = tmp_path / RUN
     (folder / "journal.sqlite").write_bytes(b"")
+    assert "22 of 56 rows can be read, but not the settings" in repair(folder).output  # its log holds them
+    (folder / "journal.sqlite-wal").unlink()
     before = content(folder)
     result = repair(folder)
     assert result.exit_code == 2
@@ -352,6 +355,8 @@ def test_run_that_is_served_is_not_touched(tmp_path: Path, killed: KilledRun) ->
         result = repair(tmp_path / RUN)
     assert result.exit_code == 4
     assert "pid" in result.output
+    assert "stop that process first" in result.output
+    assert "another name" not in result.output
 
 
 def test_disk_that_is_full_exits_2_and_changes_nothing(tmp_path: Path, killed: KilledRun) -> None:

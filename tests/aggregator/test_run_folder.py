@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.run_folder import RunFolder, read_lock
+from aggregator.run_folder import RunFolder, anew_hint, read_lock
 from shared.errors import AlreadyServed, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +72,17 @@ def test_lock_that_is_no_json_says_nothing(tmp_path: Path) -> None:
     for text in ("garbage", "[1]", ""):
         (tmp_path / "lock").write_text(text)
         assert read_lock(tmp_path) == {}
+
+
+def test_run_that_cannot_go_on_has_a_way_on_with_all_its_arguments(tmp_path: Path) -> None:
+    """The newest whole version; else the best model, else the last one; else only a copy helps."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    assert "no model of it is left" in anew_hint(folder, ())
+    for name in ("final", "best"):
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(b"")
+        assert f'server.init_from = "{path}"' in anew_hint(folder, ())
+    hint = anew_hint(folder, (3, 7))
+    assert "python -m aggregator export RUN.toml --version 7 --out digits-7.safetensors" in hint
+    assert 'server.init_from = "digits-7.safetensors"' in hint

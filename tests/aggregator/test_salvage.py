@@ -111,3 +111,30 @@ def test_table_that_is_no_database_holds_nothing(tmp_path: Path) -> None:
     with salvaged(path, Head(2, bytes(32))) as salvage:
         assert (salvage.end, list(salvage.unproved(0))) == (Head(), [(1, None), (2, None)])
         assert salvage.clock_text is None
+
+
+def test_rows_after_a_gap_are_believed_for_the_checksum_before_them(path: Path) -> None:
+    """A changed row costs itself, a lost checksum the next row as well; what the head contradicts is never believed."""
+    rows = change(path, "UPDATE journal SET body = 7 WHERE seq = 3")
+    with salvaged(path, rows[-1].end) as salvage:
+        assert list(salvage.around_gaps()) == [(each.end.seq, None if each.end.seq == 3 else each.row) for each in rows]
+    with salvaged(path, Head(N_ROWS, bytes(32))) as salvage:
+        assert list(salvage.around_gaps())[-1] == (N_ROWS, None)
+    with closing(connect(path, is_writable=True)) as connection:
+        connection.execute("DELETE FROM journal WHERE seq = 3")
+    with salvaged(path, rows[-1].end) as salvage:
+        assert [seq for seq, row in salvage.around_gaps() if row is None] == [3, 4]
+
+
+def test_rows_of_which_nobody_was_told_end_with_the_first_that_is_lost(path: Path) -> None:
+    """What follows it is no gap: it never took effect."""
+    rows = change(path, "UPDATE journal SET body = 7 WHERE seq = 5")
+    with salvaged(path, rows[3].end) as salvage:
+        assert list(salvage.around_gaps()) == [(each.end.seq, each.row) for each in rows[:4]]
+
+
+def test_rows_are_yielded_to_the_one_that_is_named(path: Path) -> None:
+    """And not beyond."""
+    rows = list(journalled(path))
+    with salvaged(path, rows[-1].end) as salvage:
+        assert list(salvage.rows_to(4)) == rows[:4]
