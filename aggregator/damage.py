@@ -153,7 +153,8 @@ class Examination:
         needs = "" if is_allowed else FROM_NEWEST
         plan.findings.insert(0, Finding(where=str(self._run.journal), what=what, cure=cure, needs=needs))
         plan.gives_up.append(
-            f"what {rows} said, as far as no other row says it: an update whose acceptance stood there does not count"
+            f"what {rows} said, as far as no other row says it; an update accepted there counts in the versions "
+            f"up to {bridge.version}, and not in the next"
         )
         if bridge.cancelled:
             devices = ", ".join(sorted({each.device for each in bridge.cancelled}))
@@ -197,7 +198,7 @@ class Examination:
             plan.leased = [lease for lease, _ in back if standing.machine.leases.get(lease.lease) is None]
             plan.brings_back = [f"{_named(accept)}, from its file" for _, accept in back]
             if is_cut or plan.limit is not None:  # else nobody has been told of what goes
-                self._say_what_goes(plan, kept, {lease.lease for lease, _ in back}, lost)
+                self._say_what_goes(plan, standing, {lease.lease for lease, _ in back}, lost)
         if is_cut:
             ahead = [each for each in self._store.versions() if each > standing.machine.version]
             plan.set_aside += [self._store.path(version) for version in ahead]
@@ -312,11 +313,11 @@ class Examination:
                 lost.append(accept)
         return back, lost
 
-    def _say_what_goes(self, plan: Plan, last_seq: int, back: set[str], lost: list[AcceptRecord]) -> None:
-        """Say what the rows after `last_seq` meant, as far as they, or their copies, can be read."""
+    def _say_what_goes(self, plan: Plan, standing: Standing, back: set[str], lost: list[AcceptRecord]) -> None:
+        """Say what the rows after those that stay meant, as far as they, or their copies, can be read."""
         others, unreadable, updates = Counter[str](), [], {each.lease: _named(each) for each in lost}
         devices: dict[str, str] = {}
-        for seq, row in self._salvage.unproved(last_seq):
+        for seq, row in self._salvage.unproved(standing.end.seq):
             match None if row is None else _record(row):
                 case None:
                     unreadable.append(seq)
@@ -329,7 +330,9 @@ class Examination:
                     devices[lease] = device
                     others[f"leases of {device}"] += 1
                 case OutcomeRecord(lease=lease):
-                    others[f"outcomes of leases of {devices.get(lease, 'other devices')}"] += 1
+                    known = standing.machine.leases.get(lease)
+                    device = devices.get(lease, "unknown devices") if known is None else known.record.device
+                    others[f"outcomes of leases of {device}"] += 1
                 case CommitRecord(version=version):
                     plan.gives_up.append(f"version {version} (row {seq})")
                 case _:

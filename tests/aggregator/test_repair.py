@@ -167,7 +167,7 @@ CASES = {
     ),
     "version_changed": Case(
         lambda f, _: flip(version_file(f, 4)),
-        ("goes back to version 3", "its file is missing"),
+        ("goes back to version 3", "its file is missing", "leases of d0: 1", "outcomes of leases of d3: 1"),
         ("--discard-after", "42", "--void"),
     ),
     "old_version_changed": Case(lambda f, _: flip(version_file(f, 2)), ("is set aside",)),
