@@ -31,7 +31,7 @@ HURRIED_ROUND_TRIPS = 10.0
 """A broker that has a piece sends it with its SUBACK: who answers quickly and sends nothing has most likely nothing.
 Good enough for a first look, after which it is published once too often at worst; not to call a broker unfit."""
 ATTEMPTS = 3
-"""Times a blob is published before the broker is said not to keep it."""
+"""Times that what is missing is published in vain before the broker is said not to keep it."""
 KEPT_VERSIONS = 3
 MAX_BLOBS = 8
 
@@ -161,23 +161,21 @@ class Publisher:
         """
         self._check_size(blob)
         chunks, index = self._pieces(blob)
-        n_sent = 0
-        for attempt in range(ATTEMPTS):
-            samples = _samples(chunks, index)
-            # a broker that has forgotten them has forgotten everything: waiting for each piece would only cost time
-            has_forgotten = len(await self._missing(samples, is_hurried=not attempt)) == len(samples)
-            missing = [*chunks, *index] if has_forgotten else await self._missing([*chunks, *index])
-            if not missing:
-                return n_sent
+        unseen, samples, n_sent, n_vain = [*chunks, *index], _samples(chunks, index), 0, 0
+        # a broker that has forgotten them has forgotten everything: waiting for each piece would only cost time
+        has_forgotten = len(await self._missing(samples, is_hurried=True)) == len(samples)
+        while missing := unseen if has_forgotten else await self._missing(unseen):
+            # what was seen once is there: one that only loses some is seen to have a little more each time
+            n_vain = 0 if len(missing) < len(unseen) else n_vain + 1
+            if n_vain > ATTEMPTS:
+                raise ConfigError(
+                    f"the broker acknowledges the model's chunks and does not keep them: {missing[0].topic}",
+                    where="broker",
+                    hint="its access rules must let the aggregator write run/#, retained messages must be on, and a "
+                    "limit on their size (Mosquitto: message_size_limit) must not be below transfer.chunk_bytes",
+                )
             await self._send(missing)
-            n_sent += len(missing)
-        if missing := await self._missing(_samples(chunks, index)):
-            raise ConfigError(
-                f"the broker acknowledges the model's chunks and does not keep them: {missing[0].topic}",
-                where="broker",
-                hint="its access rules must let the aggregator write run/#, retained messages must be on, and a limit "
-                "on their size (Mosquitto: message_size_limit) must not be below transfer.chunk_bytes",
-            )
+            n_sent, unseen, has_forgotten = n_sent + len(missing), missing, False
         return n_sent
 
     async def delete(self, gone: Sequence[ModelRef], kept: Sequence[ModelRef], n_bytes: int) -> None:

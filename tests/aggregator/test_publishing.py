@@ -148,6 +148,16 @@ async def test_publish_to_a_broker_that_keeps_nothing_is_refused() -> None:
             await publisher.publish(a_blob(n_params=10))
 
 
+@pytest.mark.parametrize("seed", range(5))
+async def test_publish_to_a_broker_that_loses_much_goes_on_while_it_gains(seed: int) -> None:
+    """One that loses a quarter of its messages is seen to have more of the model each time: no reason to give up."""
+    broker, blob = SimulatedBroker(seed=seed, faults=Faults(lose_acknowledged=0.25)), a_blob(n_params=2 * N_PARAMS)
+    async with a_publisher(broker) as publisher:
+        await publisher.publish(blob)
+        assert await publisher.ensure(blob) >= 0
+    assert TOPICS.build(ModelTopic(RUN, blob.ref.digest, 0)) in broker.retained
+
+
 async def test_publish_to_a_broker_that_drops_what_is_large_is_refused() -> None:
     """The last chunk, being shorter, is kept; the others are acknowledged and gone, and the operator learns of it."""
     broker = SimulatedBroker(faults=Faults(drop_above_bytes=4095))
