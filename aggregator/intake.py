@@ -136,10 +136,7 @@ class Intake:
 
     def drop(self, lease: str) -> None:
         """Nothing more is wanted under a lease."""
-        self._uploads.release(lease)
-        self._reports.pop(lease, None)
-        self._mismatches.pop(lease, None)
-        self._under_check.discard(lease)
+        self.decided(lease)
         self._disk.put_nowait((lease, partial(self._run_blocking, Lane.DISK, partial(self._part_files.delete, lease))))
         self.changed.set()
 

@@ -163,7 +163,7 @@ class _MqttConnection:
             # not aiomqtt's own: for each message of a model that costs as much as the message
             sent = self._paho.publish(topic, payload, qos, retained)
             if sent.rc:
-                self._lose(TransportError(self._explain(f"the connection is lost: {sent.rc}")))
+                self._on_broken(sent.rc)
             elif not sent.is_published():
                 answer = self._answers[sent.mid] = self._loop.create_future()
                 timer = self._loop.call_later(self._answer_timeout_s, self._no_answer)
@@ -249,9 +249,10 @@ class _MqttConnection:
                 finally:
                     del self._deadlines[deadline]
         except (TimeoutError, aiomqtt.MqttError) as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError):  # both are without effect when it is known to be lost
                 self._no_answer()
-            self._lose(TransportError(self._explain(str(error))))  # without effect when it is known to be lost
+            else:
+                self._lose(TransportError(self._explain(str(error))))
             assert self._inbox.lost is not None
             raise TransportError(self._inbox.lost.what, taken_over=self._inbox.lost.taken_over) from error
 
@@ -311,8 +312,7 @@ class _MqttConnection:
 
     def _on_disconnected(self, disconnected: "asyncio.Future[None]") -> None:
         # Beside _on_disconnect: paho raises, and calls nobody, on bytes that it cannot parse.
-        error = None if disconnected.cancelled() else disconnected.exception()
-        self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
+        self._on_broken(None if disconnected.cancelled() else disconnected.exception())
 
     def _on_publish(self, paho: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         answer = self._answers.get(mid)
@@ -325,8 +325,8 @@ class _MqttConnection:
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         self._inbox.put(Message(topic, payload, retained=retained))
 
-    def _on_broken(self, error: Exception) -> None:
-        self._lose(TransportError(self._explain(f"the connection is lost: {error}")))
+    def _on_broken(self, cause: object) -> None:
+        self._lose(TransportError(self._explain(f"the connection is lost: {cause}")))
 
     def _on_socket_open(self, paho: Any, userdata: Any, opened: Any) -> None:
         # In the connecting thread. Whoever gives up sets the flag first and then looks for a socket, so one of the two
