@@ -47,6 +47,7 @@ class CheckedIn:
     device: str
     refusal: Reason | None = None
     detail: str = ""
+    device_class: str = ""
     holds: frozenset[str] = frozenset()
     missing: str | None = None
 
@@ -88,6 +89,10 @@ class Verified:
     codec: str
     size: int
     sha256: str
+    fetch_seconds: float = 0.0
+    train_seconds: float = 0.0
+    offline_seconds: float = 0.0
+    loss: float | None = None
     data: bytes | None = None
 
 

@@ -259,5 +259,19 @@ def _verified(report: Report, data: bytes | None) -> Verified:
         codec=report.codec,
         size=report.size,
         sha256=report.sha256,
+        fetch_seconds=report.fetch_seconds,
+        train_seconds=report.train_seconds,
+        offline_seconds=report.offline_seconds,
+        loss=_loss_of(report),
         data=data,
     )
+
+
+def _loss_of(report: Report) -> float | None:
+    match report.metrics.get("loss"):
+        case None | (_, 0):
+            return None
+        case (total, n):
+            return total / n
+        case float() as mean:
+            return mean

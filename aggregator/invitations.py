@@ -94,6 +94,7 @@ class Invitations:
             base_version=self._tally.version,
             codec=self._settings.training.codec,
             max_bytes=self._max_bytes,
+            device_class=member.device_class if (member := self._population.get(device)) is not None else "",
             work="" if order is None else order.model_dump_json(exclude_none=True),
         )
         self._leases.issue(record, now=now, expires_at=now + seconds)
@@ -139,7 +140,9 @@ class Invitations:
         if live is not None and live.record.lease not in event.holds:
             left = max(0.0, live.expires_at - now)
             commands.append(Assign(lease=live.record.lease, device=device, seconds_left=left))
-        self._population.check_in(device, now, refusal=event.refusal, detail=event.detail)
+        self._population.check_in(
+            device, now, refusal=event.refusal, detail=event.detail, device_class=event.device_class
+        )
         if event.refusal is not None:
             return [*commands, self.come_back(device, event.refusal)], False
         if live is not None or is_at_work:

@@ -3,6 +3,7 @@
 Presence steers selection only; what a device has done is told by its leases (`leases.py`).
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Member:
     checked_in_at: float
     refusal: Reason | None = None
     detail: str = ""
+    device_class: str = ""
     is_online: bool = True
     is_waiting: bool = False
     is_believed: bool = False
@@ -54,7 +56,9 @@ class Population:
         """Return what a device said last, None if it never checked in."""
         return self._members.get(device)
 
-    def check_in(self, device: str, now: float, *, refusal: Reason | None, detail: str = "") -> None:
+    def check_in(
+        self, device: str, now: float, *, refusal: Reason | None, detail: str = "", device_class: str = ""
+    ) -> None:
         """Note that a device is there; without a refusal it waits for work from now on."""
         member = self._members.pop(device, None)
         if member is None:
@@ -64,6 +68,7 @@ class Population:
         if now - member.checked_in_at >= RETURN_S:
             self._believe(member)
         member.checked_in_at, member.refusal, member.detail, member.is_online = now, refusal, detail, True
+        member.device_class = sys.intern(device_class)
         self._waiting.pop(device, None)
         member.is_waiting = refusal is None
         if member.is_waiting:

@@ -176,7 +176,16 @@ class Reception:
         if refusal is not None:
             log.info("not_eligible", device=device, reason=str(refusal), detail=detail)
         holds = frozenset(held.lease for held in check_in.holds if held.run == self._run)
-        self._tell(CheckedIn(device=device, refusal=refusal, detail=detail, holds=holds, missing=check_in.missing))
+        self._tell(
+            CheckedIn(
+                device=device,
+                refusal=refusal,
+                detail=detail,
+                device_class=check_in.device_class,
+                holds=holds,
+                missing=check_in.missing,
+            )
+        )
 
     def _status(self, device: str, status: DeviceStatus, now: float) -> None:
         if self._presences.is_stale(device, status.boot, status.connection, now, may_be_will=not status.online):

@@ -67,6 +67,7 @@ class LeaseRecord:
     base_version: int
     codec: str
     max_bytes: int
+    device_class: str = ""
     work: str = ""
     """The WorkOrder as JSON, so that a restart can repeat the Assignment to the letter; "" for an evaluation."""
 
@@ -91,6 +92,14 @@ class AcceptRecord:
     codec: str
     size: int
     sha256: str
+    seconds: float = 0.0
+    """From the lease to the verdict."""
+    fetch_seconds: float = 0.0
+    train_seconds: float = 0.0
+    offline_seconds: float = 0.0
+    """The device's own word on these three."""
+    loss: float | None = None
+    """Mean training loss, by the device's own word; None: it names none."""
     data: bytes | None = None
 
 

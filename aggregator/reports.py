@@ -56,14 +56,14 @@ class Reports:
             return self.conclude(lease, LeaseState.DISCARDED, reason)
         return [TakeUpload(lease=name)]
 
-    def verified(self, update: Verified, round_id: int) -> list[Command]:
+    def verified(self, update: Verified, round_id: int, now: float) -> list[Command]:
         """An update is whole and sound: the lease is checked again, and it counts or it does not."""
         lease = self._leases[update.lease]
         if lease.state.is_final:
             return [receipt_of(lease, repeat=True)]
         if (reason := self._tally.surplus(lease)) is not None:
             return self.conclude(lease, LeaseState.DISCARDED, reason)
-        record = self._tally.accept(lease, update, round_id)
+        record = self._tally.accept(lease, update, round_id, now)
         return [Journal(record=record, then=(Fold(record=record), receipt_of(lease)))]
 
     def evaluated(self, report: Evaluated) -> list[Command]:

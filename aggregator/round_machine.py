@@ -382,7 +382,7 @@ class RoundMachine:
     def _verified(self, event: ev.Verified, now: float) -> list[Command]:
         lease = self.leases[event.lease]
         was_open = not lease.state.is_final
-        commands = self.reports.verified(event, self.round_id)
+        commands = self.reports.verified(event, self.round_id, now)
         if was_open and lease.state is LeaseState.ACCEPTED:
             self.timer.reported(now - lease.issued_at)
         return commands

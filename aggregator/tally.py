@@ -55,7 +55,7 @@ class Tally:
             return Reason.ALREADY_COUNTED
         return None
 
-    def accept(self, lease: Lease, update: Verified, round_id: int) -> AcceptRecord:
+    def accept(self, lease: Lease, update: Verified, round_id: int, now: float) -> AcceptRecord:
         """Count an update; returns the row that makes it so.
 
         Raises:
@@ -76,6 +76,11 @@ class Tally:
             codec=update.codec,
             size=update.size,
             sha256=update.sha256,
+            seconds=round(now - lease.issued_at, 3),
+            fetch_seconds=update.fetch_seconds,
+            train_seconds=update.train_seconds,
+            offline_seconds=update.offline_seconds,
+            loss=update.loss,
             data=update.data,
         )
         self.enter(record)

@@ -191,6 +191,7 @@ class CheckIn(WireMessage):
     spec: Digest | None = None
     boot: Word
     connection: Count
+    device_class: Word = ""
     protocols: Annotated[list[Count], Field(min_length=1, max_length=8)]
     codecs: Annotated[list[Word], Field(max_length=32)]
     num_examples: Count | None = None
@@ -242,7 +243,9 @@ class Report(WireMessage):
     codec: Word = ""
     num_examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
     n_steps: Count = 0
+    fetch_seconds: Seconds = 0.0
     train_seconds: Seconds = 0.0
+    offline_seconds: Seconds = 0.0
     metrics: Metrics = {}
     size: Count | None = None
     sha256: Digest | None = None

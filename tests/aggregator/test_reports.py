@@ -58,7 +58,7 @@ def test_decided_lease_is_only_told_again() -> None:
     lease, reports = engine.machine.leases[name], engine.machine.reports
     for commands in (
         reports.conclude(lease, LeaseState.REJECTED, Reason.DIGEST),
-        reports.verified(a_verdict(name), 1),
+        reports.verified(a_verdict(name), 1, now=1.0),
         reports.offered(lease, is_paused=False),
         reports.offered(lease, is_paused=True),
     ):

@@ -27,7 +27,7 @@ class Books:
     def accept(self, device: str, base: int = 0) -> None:
         """Count an update of a device."""
         name = self.lease(device, base)
-        self.tally.accept(self.leases[name], a_verdict(name), 1)
+        self.tally.accept(self.leases[name], a_verdict(name), 1, now=1.0)
 
     def surplus(self, device: str, base: int = 0) -> Reason | None:
         """Return why an update of a device would not count."""
@@ -49,9 +49,9 @@ def test_lease_counts_once() -> None:
     """A second time is our own bug, and changes nothing."""
     books = Books()
     name = books.lease("a")
-    books.tally.accept(books.leases[name], a_verdict(name), 1)
+    books.tally.accept(books.leases[name], a_verdict(name), 1, now=1.0)
     with pytest.raises(InvalidState):
-        books.tally.accept(books.leases[name], a_verdict(name), 1)
+        books.tally.accept(books.leases[name], a_verdict(name), 1, now=1.0)
     assert (books.tally.n_accepted, books.tally.last_seq) == (1, 1)
     books.tally.check()
 
