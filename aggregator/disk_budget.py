@@ -29,12 +29,11 @@ class DiskBudget:
     @property
     def promised(self) -> int:
         """Bytes that updates take, or may take under the leases that are not final."""
-        open_leases = sum(lease.record.max_bytes for lease in self._leases.open())
-        return open_leases + sum(record.size for record in self._tally.accepted())
+        return self._leases.promised_bytes + self._tally.n_bytes
 
     def n_leases(self, wanted: int) -> int:
         """Return how many of so many leases can be given now, 0 if none can."""
-        if self.for_updates is None:
+        if self.for_updates is None or not wanted:
             return wanted
         return max(0, min(wanted, (self.for_updates - self.promised) // self.max_bytes))
 

@@ -7,6 +7,7 @@ A final outcome is kept for the run's life, in about 200 bytes: what many leases
 work, which nobody will be told again, not at all.
 """
 
+import heapq
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,11 @@ class LeaseBook:
         self._final: dict[bytes, tuple[str, _End]] = {}  # name -> device, and how it ended
         self._ends: dict[_End, _End] = {}
         self._live: dict[str, str] = {}  # device -> its outstanding lease
+        self._of_device: dict[str, list[Lease]] = {}  # not final, oldest first
+        self._expiries: list[tuple[float, str]] = []  # a heap: no outstanding lease expires before its entry says
         self._counts = {kind: dict.fromkeys(LeaseState, 0) for kind in Kind}
+        self.promised_bytes = 0
+        """Of updates that may come under the leases that are not final."""
         self.n_expirations = 0
         """How often a train lease went without progress for too long; its state may have become another since."""
 
@@ -129,8 +134,18 @@ class LeaseBook:
         lease = Lease(record=record, issued_at=now, expires_at=expires_at)
         self._open[record.lease] = lease
         self._live[record.device] = record.lease
+        self._of_device.setdefault(record.device, []).append(lease)
+        self._note_expiry(lease)
+        self.promised_bytes += record.max_bytes
         self._counts[record.kind][LeaseState.OUTSTANDING] += 1
         return lease
+
+    def _note_expiry(self, lease: Lease) -> None:
+        if len(self._expiries) > 2 * len(self._live) + 64:  # most are of leases that are over
+            self._expiries = [(self._open[name].expires_at, name) for name in self._live.values()]
+            heapq.heapify(self._expiries)
+        else:
+            heapq.heappush(self._expiries, (lease.expires_at, lease.record.lease))
 
     def move(
         self, lease: Lease, to: LeaseState, *, reason: Reason | None = None, detail: str = "", staleness: int = 0
@@ -151,6 +166,10 @@ class LeaseBook:
         lease.state, lease.reason, lease.detail, lease.staleness = to, reason, detail, staleness
         if to.is_final:
             del self._open[lease.record.lease]
+            self.promised_bytes -= lease.record.max_bytes
+            others = [other for other in self._of_device.pop(lease.record.device) if other is not lease]
+            if others:
+                self._of_device[lease.record.device] = others
             self._keep(lease)
 
     def _keep(self, lease: Lease) -> None:
@@ -179,22 +198,38 @@ class LeaseBook:
         """Yield the leases that may still be decided, oldest first; safe against moving them meanwhile."""
         return (lease for lease in tuple(self._open.values()) if kind is None or lease.record.kind is kind)
 
+    def open_of(self, device: str) -> tuple[Lease, ...]:
+        """Return the leases of a device that may still be decided, oldest first."""
+        return tuple(self._of_device.get(device, ()))
+
     @property
     def next_expiry(self) -> float | None:
         """When the first outstanding lease expires; None: none is outstanding."""
-        return min((self._open[name].expires_at for name in self._live.values()), default=None)
+        expiries = self._expiries
+        while expiries:
+            at, name = expiries[0]
+            lease = self._open.get(name)
+            if lease is None or lease.state is not LeaseState.OUTSTANDING:
+                heapq.heappop(expiries)
+            elif lease.expires_at > at:  # its device has made progress
+                heapq.heapreplace(expiries, (lease.expires_at, name))
+            else:
+                return at
+        return None
 
     def expire(self, now: float) -> list[Lease]:
-        """Move every outstanding lease whose time is over; return them."""
-        late = [lease for name in self._live.values() if now >= (lease := self._open[name]).expires_at]
-        for lease in late:
-            self.move(lease, LeaseState.EXPIRED)
+        """Move every outstanding lease whose time is over; return them, the first to expire first."""
+        late: list[Lease] = []
+        while (at := self.next_expiry) is not None and now >= at:
+            late.append(self._open[self._expiries[0][1]])
+            self.move(late[-1], LeaseState.EXPIRED)
         return late
 
     def moved(self, seconds: float) -> None:
         """The engine was paused for that long: no lease ran meanwhile."""
         for lease in self._open.values():
             lease.expires_at += seconds
+        self._expiries = [(at + seconds, name) for at, name in self._expiries]
 
     def n_outstanding(self, kind: Kind) -> int:
         """Return how many leases of a kind are outstanding."""

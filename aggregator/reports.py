@@ -103,9 +103,8 @@ class Reports:
     def supersede(self, device: str) -> list[Command]:
         """A device says that it has none of its open leases: they will bring nothing."""
         commands: list[Command] = []
-        for lease in self._leases.open():
-            if lease.record.device == device:
-                commands += self.conclude(lease, LeaseState.CANCELLED, Reason.SUPERSEDED)
+        for lease in self._leases.open_of(device):
+            commands += self.conclude(lease, LeaseState.CANCELLED, Reason.SUPERSEDED)
         return commands
 
     def model_gone(self, version: int) -> list[Command]:

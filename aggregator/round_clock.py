@@ -24,6 +24,7 @@ class RoundTimer:
         self._settings = settings
         self._rounds: deque[list[float]] = deque(maxlen=ROUNDS_REMEMBERED)
         self._current: list[float] = []
+        self._p95: float | None = None  # of those rounds
         self._began_at = 0.0
         self._n_abandoned = 0  # in a row
         self.n_extensions = 0
@@ -36,11 +37,7 @@ class RoundTimer:
     def window_s(self) -> float:
         """How long the next round collects."""
         bounds = self._settings.window_s
-        times = sorted(time for times in self._rounds for time in times)
-        if not times:
-            return bounds.max
-        p95 = times[min(len(times) - 1, int(PERCENTILE * len(times)))]
-        return min(bounds.max, max(bounds.min, ALLOWANCE * p95))
+        return bounds.max if self._p95 is None else min(bounds.max, max(bounds.min, ALLOWANCE * self._p95))
 
     @property
     def lease_s(self) -> float:
@@ -89,6 +86,8 @@ class RoundTimer:
         if self._current:
             self._rounds.append(self._current)
             self._current = []
+            times = sorted(time for times in self._rounds for time in times)
+            self._p95 = times[min(len(times) - 1, int(PERCENTILE * len(times)))]
         if is_committed:
             self._n_abandoned, self.begins_at = 0, -math.inf
         else:

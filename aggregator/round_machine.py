@@ -229,8 +229,8 @@ class RoundMachine:
         """Keep ⌈over_selection x (goal - accepted)⌉ leases out."""
         knobs = self.settings.round
         wanted = math.ceil(round(knobs.over_selection * (knobs.report_goal - self.tally.n_accepted), 9))
-        wanted = self.disk.n_leases(wanted - self.leases.n_outstanding(Kind.TRAIN))
-        if wanted <= 0:
+        wanted = self.disk.n_leases(max(0, wanted - self.leases.n_outstanding(Kind.TRAIN)))
+        if not wanted:
             return []
         candidates = self.invitations.eligible(self.round_id, now)
         return [*self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)]

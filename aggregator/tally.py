@@ -25,6 +25,8 @@ class Tally:
         self.last_seq = 0
         self.n_folded = 0  # accepted updates that are in a committed version
         self.n_voided = 0
+        self.n_bytes = 0
+        """Of updates that are accepted and not yet in a committed version."""
         self._accepted: dict[int, list[AcceptRecord]] = {}  # into -> what counts for it, not yet committed
         self._bases: set[tuple[str, int]] = set()
 
@@ -92,6 +94,7 @@ class Tally:
         self._leases.move(self._leases[record.lease], LeaseState.ACCEPTED, staleness=late)
         self.last_seq = record.seq
         self._accepted.setdefault(record.into, []).append(record)
+        self.n_bytes += record.size
         self._bases.add((record.device, record.base_version))
 
     def close(self) -> int:
@@ -108,7 +111,9 @@ class Tally:
         if version != self.version + 1 or not self.is_closed:
             raise InvalidState(f"version {version} was written, {self.version + 1} is being built")
         self.version, self.is_closed = version, False
-        self.n_folded += len(self._accepted.pop(version, ()))
+        records = self._accepted.pop(version, [])
+        self.n_folded += len(records)
+        self.n_bytes -= sum(record.size for record in records)
         oldest = version - self._settings.round.max_staleness
         self._bases = {(device, base) for device, base in self._bases if base >= oldest}
 
@@ -116,6 +121,7 @@ class Tally:
         """Throw away what was accepted for the next version; return that version."""
         records = self._accepted.pop(self.version + 1, [])
         self.n_voided += len(records)
+        self.n_bytes -= sum(record.size for record in records)
         self._bases -= {(record.device, record.base_version) for record in records}
         self.is_closed = False
         return self.version + 1
@@ -130,6 +136,7 @@ class Tally:
             for record in records:
                 if record.lease == lease:
                     records.remove(record)
+                    self.n_bytes -= record.size
                     self.n_voided += 1
                     self._bases.discard((record.device, record.base_version))
                     self.is_closed = self.is_closed and into != self.version + 1
