@@ -7,11 +7,9 @@ twice.
 import json
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from aggregator.run_folder import RunFolder
 from aggregator.update_file import RowCopies
 from shared.errors import ConfigError
 from tests.aggregator.killed_run import RUN, KilledRun, a_killed_run, go_on, replayed
+from tests.aggregator.run_damage import change_row, flip, flip_update, lose_rows, spoil_settings_in_log, sql
 
 ROOT = Path(__file__).parents[2]
 LAST = 3
@@ -67,29 +66,6 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("lock", "journal.sqlite-shm")
     }
-
-
-def sql(folder: Path, statement: str, *values: object) -> None:
-    """Change the journal behind everybody's back."""
-    with closing(sqlite3.connect(folder / "journal.sqlite", isolation_level=None)) as connection:
-        connection.execute(statement, values)
-
-
-def lose_rows(first: int) -> Callable[[Path, KilledRun], None]:
-    """Return the damage that loses every row from one on."""
-    return lambda folder, _: sql(folder, "DELETE FROM journal WHERE seq >= ?", first)
-
-
-def change_row(seq: int, column: str, value: object) -> Callable[[Path, KilledRun], None]:
-    """Return the damage that changes a row."""
-    return lambda folder, _: sql(folder, f"UPDATE journal SET {column} = ? WHERE seq = ?", value, seq)
-
-
-def flip(path: Path, at: float = 0.9) -> None:
-    """Flip a bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[int(at * len(data))] ^= 4
-    path.write_bytes(data)
 
 
 def version_file(folder: Path, version: int) -> Path:
@@ -162,7 +138,9 @@ CASES = {
         ("--discard-after", "33"),
     ),
     "update_gone": Case(lambda f, k: update_of(f, k, "d1").unlink(), ("the update of d1", "is missing"), ("--void",)),
-    "update_changed": Case(lambda f, k: flip(update_of(f, k, "d2"), 0.5), ("the update of d2", "sha-256"), ("--void",)),
+    "update_changed": Case(
+        lambda f, k: flip_update(update_of(f, k, "d2")), ("the update of d2", "sha-256"), ("--void",)
+    ),
     "version_changed": Case(
         lambda f, _: flip(version_file(f, 4)),
         ("goes back to version 3", "its file is missing", "leases of d0: 1", "outcomes of leases of d3: 1"),
@@ -313,6 +291,7 @@ def test_journal_of_which_nothing_is_left_exits_2_with_a_way_on(tmp_path: Path, 
     """No row can be proved: a copy, or a new run from the last model."""
     killed.copy(tmp_path)
     folder = tmp_path / RUN
+    spoil_settings_in_log(folder)
     (folder / "journal.sqlite").write_bytes(b"")
     assert "22 of 56 rows can be read, but not the settings" in repair(folder).output  # its log holds them
     (folder / "journal.sqlite-wal").unlink()
