@@ -14,6 +14,7 @@ import typer
 from broker.config import BrokerSettings
 from broker.mqtt import MqttTransport
 from edge_client.config import DeviceSettings, EdgeSettings
+from edge_client.device_class import read_device_class
 from edge_client.hosting import HostedDevice, run_many
 from edge_client.outbox_command import outbox
 from shared.config import load_settings
@@ -37,6 +38,7 @@ def main(
     task: Annotated[str | None, typer.Option(help="The task, module:name.")] = None,
     data: Annotated[Path | None, typer.Option(help="This device's data, handed to the task.")] = None,
     id: Annotated[str | None, typer.Option(help="Name of this device; default: from the host's name.")] = None,
+    device_class: Annotated[str | None, typer.Option(help="Its kind, such as pi-4; default: as Linux tells.")] = None,
     partition: Annotated[str | None, typer.Option(metavar="I/N", help="Part I of N of the data, I from 0.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="So many devices in this process: ID-0, ID-1, …")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where devices keep their state.")] = None,
@@ -63,6 +65,7 @@ def main(
             "task": task,
             "data": str(data) if data else None,
             "id": id,
+            "device_class": device_class,
             "partition": _partition(partition),
             "folder": str(folder) if folder else None,
             "until_finished": True if once else None,
@@ -108,7 +111,9 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings) -> HostedDevice:
     broker = settings.broker
     if device.url is not None:
         broker = BrokerSettings.model_validate({**dict(broker), "url": device.url})
-    own = settings.model_copy(update={"broker": broker, "until_finished": bool(settings.until_finished)})
+    device_class = device.device_class or settings.device_class or read_device_class()
+    changes = {"broker": broker, "device_class": device_class, "until_finished": bool(settings.until_finished)}
+    own = settings.model_copy(update=changes)
     data = device.data or settings.data
     if data is not None:
         _check_data(device.id, data)

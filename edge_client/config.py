@@ -16,6 +16,7 @@ __all__ = ["CacheSettings", "DeviceSettings", "EdgeSettings", "OutboxSettings", 
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+DeviceClass = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Partition = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 
 MIB = 2**20
@@ -71,6 +72,7 @@ class DeviceSettings(_Section):
 
     id: Name = Field(description="the device's name on the wire")
     url: str | None = Field(None, description="of its own way to the broker, such as a faulty link")
+    device_class: DeviceClass | None = Field(None, description="what kind of device it is, in one word")
     data: Path | None = Field(None, description="its data, handed to the task as client.data")
     partition: Partition | None = Field(None, description="[i, n]: the i-th of n parts, handed to the task")
 
@@ -89,6 +91,11 @@ class EdgeSettings(_Section):
     task: str | None = Field(None, description="module:name of the task")
     fleet: Name = Field("fleet", description="which aggregator: a segment of every topic")
     id: Name | None = Field(None, description="the device's name on the wire; default: from the host's name")
+    device_class: DeviceClass | None = Field(
+        None,
+        description="what kind of device it is, in one word, such as pi-4: windows, selection and the fairness report "
+        "go by it; default: what Linux's device tree tells",
+    )
     data: Path | None = Field(None, description="its data, handed to the task as client.data")
     partition: Partition | None = Field(None, description="[i, n]: the i-th of n parts, handed to the task")
     devices: list[DeviceSettings] = Field([], description="several devices in this process, in place of id")

@@ -38,6 +38,7 @@ class ParticipantMachine:
         held: reports that were in the outbox at the start.
         finals: leases that were final at the start, oldest first.
         epoch: the highest that an earlier life has seen.
+        device_class: what kind of device it is; "": not known.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class ParticipantMachine:
         held: Iterable[HeldReport] = (),
         finals: Iterable[str] = (),
         epoch: int | None = None,
+        device_class: str = "",
     ) -> None:
         self._timers = timers
-        self._presence = Presence(boot=boot, spec=spec, timers=timers, rng=rng, epoch=epoch)
+        self._presence = Presence(boot=boot, spec=spec, timers=timers, rng=rng, epoch=epoch, device_class=device_class)
         self._held = HeldReports(timers, rng, held)
         self._finals = FinalLeases(finals)
         self._phase = Phase.IDLE

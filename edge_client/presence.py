@@ -40,10 +40,21 @@ class Presence:
         timers: how long to wait.
         rng: where the jitter comes from.
         epoch: the highest that an earlier life of this device has seen.
+        device_class: what kind of device it is; "": not known.
     """
 
-    def __init__(self, *, boot: str, spec: str, timers: TimerSettings, rng: Random, epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        boot: str,
+        spec: str,
+        timers: TimerSettings,
+        rng: Random,
+        epoch: int | None = None,
+        device_class: str = "",
+    ) -> None:
         self._boot, self._spec, self._timers, self._rng = boot, spec, timers, rng
+        self._device_class = device_class
         self.is_connected = False
         self.fleet: Fleet | None = None
         self._connection = 0
@@ -213,6 +224,7 @@ class Presence:
             spec=self._spec,
             boot=self._boot,
             connection=self._connection,
+            device_class=self._device_class,
             protocols=[PROTOCOL_VERSION],
             codecs=list(CODECS),
             memory_bytes=self._memory_bytes,

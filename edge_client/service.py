@@ -129,6 +129,7 @@ class EdgeClient:
                 held=self._work.held(),
                 finals=self._work.outbox.finals,
                 epoch=self._work.saved_epoch,
+                device_class=self._settings.device_class or "",
             )
             try:
                 async with self._background:

@@ -148,3 +148,9 @@ def test_first_retained_epoch_of_a_life_asks_for_no_second_check_in(epoch: int) 
     presence.connected(1)
     presence.follow(a_fleet(epoch=epoch), 0.0, retained=True)
     assert presence.deadline is None
+
+
+def test_check_in_says_the_class_of_the_device() -> None:
+    """Windows, selection and the fairness report of the aggregator go by it."""
+    presence = Presence(boot="b", spec="0" * 64, timers=TIMERS, rng=Random(1), device_class="pi-4")
+    assert presence.check_in([], 0.0, is_idle=True).device_class == "pi-4"
