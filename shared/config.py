@@ -163,7 +163,7 @@ def _in_our_words(message: str) -> str:
 
 
 def _nearest(kind: type[BaseModel], key: Key) -> str:
-    siblings = sorted(_model_at(kind, key[:-1]).model_fields)
+    siblings = sorted(_fields_of(_model_at(kind, key[:-1])))
     for near in difflib.get_close_matches(key[-1], siblings, 1):
         return f"did you mean {'.'.join((*key[:-1], near))}? There are: {', '.join(siblings)}"
     for known in _all_keys(kind):
@@ -208,11 +208,16 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     return (t for t in _types_in(annotation) if isinstance(t, type) and issubclass(t, BaseModel))
 
 
+def _fields_of(kind: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """Return the fields by the names that a user writes: a key such as `class` is no name in Python."""
+    return {field.alias or name: field for name, field in kind.model_fields.items()}
+
+
 def _model_at(kind: type[BaseModel], key: Key) -> type[BaseModel]:
     """Return the model of the table at `key`, or of the innermost one around it."""
     parts = iter(key)
     for part in parts:
-        field = kind.model_fields.get(part)
+        field = _fields_of(kind).get(part)
         inner = next(_models_in(field.annotation), None) if field else None
         if field is None or inner is None:
             break
@@ -226,7 +231,7 @@ def _field_at(kind: type[BaseModel], key: Key) -> FieldInfo | None:
     field: FieldInfo | None = None
     parts = iter(key)
     for part in parts:
-        field = kind.model_fields.get(part)
+        field = _fields_of(kind).get(part)
         inner = next(_models_in(field.annotation), None) if field else None
         if field is None or inner is None:
             return field  # unknown, or a key inside a free table
@@ -249,7 +254,7 @@ def _is_in_free_table(kind: type[BaseModel], key: Key) -> bool:
 
 
 def _all_keys(kind: type[BaseModel], start: Key = ()) -> Iterator[Key]:
-    for name, field in kind.model_fields.items():
+    for name, field in _fields_of(kind).items():
         yield (*start, name)
         for model in _models_in(field.annotation):
             yield from _all_keys(model, (*start, name))

@@ -58,6 +58,7 @@ def rehearse(
     set_up_logs(log_level)
     try:
         fleet = load_settings(Scenario, scenario, {"seed": seed})
+        fleet.check_rehearsable()
         settings, task_folder = _settings_of(fleet, scenario, folder)
         view = View(settings.fleet, is_live=not plain, is_silent=as_json)
         rehearsal = Rehearsal(fleet, settings, task_folder=task_folder, kind=kind, say=view.say, watch=view.watch)

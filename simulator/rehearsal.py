@@ -152,7 +152,7 @@ class Rehearsal:
 
     def _introduce(self, broker: str) -> None:
         fleet, task, url = self._settings.fleet, self._settings.task, self._broker.url
-        groups = ", ".join(f"{group.count} {name}" for name, group in self._scenario.devices.items())
+        groups = ", ".join(f"{count} {name}" for name, count in self._scenario.counts.items())
         self._say(f"Broker:   {broker}, {url}")
         self._say(f"Devices:  {groups}; in {len(self._scenario.hosts())} processes, each device behind its own link")
         self._say(f"Logs:     {self._folder}")
