@@ -17,6 +17,11 @@ ENV PYTHONUNBUFFERED=1 \
 # CPU builds, as pytorch.org's "Get started" prints it: docker build --build-arg PIP_EXTRA_INDEX_URL=…
 ARG PIP_EXTRA_INDEX_URL
 
+# The broker of the compose file is this image's, too: `simulator part broker` runs it.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends mosquitto \
+ && rm -rf /var/lib/apt/lists/*
+
 # What changes rarely comes first: editing the code does not install torch again.
 WORKDIR /opt/fedmq
 COPY pyproject.toml constraints.txt ./

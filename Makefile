@@ -43,7 +43,7 @@ fuzz: .venv/ready ## a million hostile payloads on every topic, both ways; ARGS=
 thin: .venv/ready ## 1 MiB down and up at 8 kB/s, at 2 kB/s and through resets, over a real broker; twenty minutes
 	@$(PY) -m simulator rehearse examples/thin.toml
 
-compose: ## the digits run in containers, to its last round; the result is the aggregator's
+compose: ## a fleet in containers under chaos, to its last round; then the report
 	@scripts/compose.sh
 
 constraints: .venv/ready ## pin anew what is installed now, after a change of pyproject.toml

@@ -256,19 +256,14 @@ class _Serving:
         if self._machine.is_finished:  # it had ended before
             self._settled.set()
         while True:
-            event = await self._next_event()
+            try:
+                async with asyncio.timeout_at(self._machine.deadline):
+                    event = await self._inbox.get()
+            except TimeoutError:
+                event = ev.DeadlinePassed()
             self._take(self._machine.handle(event, self._now()))
             if self._machine.is_finished and not self._machine.invitations.recent:
                 self._settled.set()
-
-    async def _next_event(self) -> ev.Event:
-        if not self._inbox.empty():  # a timer for every event of a large fleet would cost as much as the event
-            return self._inbox.get_nowait()
-        try:
-            async with asyncio.timeout_at(self._machine.deadline):
-                return await self._inbox.get()
-        except TimeoutError:
-            return ev.DeadlinePassed()
 
     def _take(self, commands: Sequence[cmd.Command]) -> None:
         self._pauses.look(self._machine.pausing.causes, self._machine.phase, self._now())

@@ -141,8 +141,7 @@ def _kept(folder: Path, suffix: str, kind: Kind) -> Iterator[KeptFile]:
 
 def _run(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return read_report(file, path.stem).report.run
+        return read_report(path, path.stem).report.run
     except (OSError, ValueError):
         return ""
 
@@ -150,12 +149,11 @@ def _run(path: Path) -> str:
 def _cause(path: Path, kind: Kind) -> str:
     try:
         if kind is Kind.DAMAGED_REPORT:
-            with path.open("rb") as file:
-                read_report(file, path.stem)
+            read_report(path, path.stem)
         elif kind is Kind.DAMAGED_FINALS:
             FinalLeases.parsed(path.read_bytes())
         else:
-            read_state(path.read_bytes())
+            read_state(path)
     except (OSError, ValueError) as error:
         return str(error)
     return ""

@@ -5,21 +5,21 @@ Exit codes: 0 the run finished or every promise was kept, 1 a process failed, th
 """
 
 import asyncio
-import re
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from aggregator.config import Settings
 from broker.server.choice import KindChoice
 from shared.config import load_settings
 from shared.errors import ConfigError, FederationError
 from shared.logs import LogLevel, set_up_logs
+from simulator.containers.command import part
 from simulator.rehearsal import Rehearsal
-from simulator.scenario import Scenario, dotted
+from simulator.run_report import report
+from simulator.run_settings import settings_of
+from simulator.scenario import Scenario
 from simulator.schedule_command import schedules
 from simulator.summary import Summary
 from simulator.torture_command import torture
@@ -31,6 +31,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="
 
 app.command()(torture)
 app.command()(schedules)
+app.command()(report)
+app.add_typer(part, name="part")
 
 
 @app.callback()
@@ -59,7 +61,7 @@ def rehearse(
     try:
         fleet = load_settings(Scenario, scenario, {"seed": seed})
         fleet.check_rehearsable()
-        settings, task_folder = _settings_of(fleet, scenario, folder)
+        settings, task_folder = settings_of(fleet, scenario, folder)
         view = View(settings.fleet, is_live=not plain, is_silent=as_json)
         rehearsal = Rehearsal(fleet, settings, task_folder=task_folder, kind=kind, say=view.say, watch=view.watch)
         summary, code = asyncio.run(_until_signal(rehearsal))
@@ -71,22 +73,6 @@ def rehearse(
         raise typer.Exit(code)
     for line in [summary.as_json()] if as_json else summary.lines():
         typer.echo(line)
-
-
-def _settings_of(fleet: Scenario, scenario: Path, folder: Path | None) -> tuple[Settings, Path]:
-    """Return the settings of the run, and the folder in which its task may lie."""
-    path = None if fleet.settings is None else scenario.parent / fleet.settings
-    overrides: dict[str, Any] = {**dotted(fleet.run), "output.folder": folder, "seed": fleet.seed}
-    try:
-        settings = load_settings(Settings, path, overrides, with_environment=False)
-    except ConfigError as error:
-        where = f"{scenario}, [run]" if path is None else f"{scenario}, [run] over {path}"
-        raise ConfigError(error.what, where=where, hint=error.hint) from error
-    if "run" not in fleet.run:  # of its own each time: a run that has its name already would be resumed
-        name = re.sub(r"[^a-z0-9]+", "-", scenario.stem.lower()).strip("-")[:40] or "rehearsal"
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        settings = settings.model_copy(update={"run": f"{name}-{stamp}"})
-    return settings, (path or scenario).parent
 
 
 async def _until_signal(rehearsal: Rehearsal) -> tuple[Summary | None, int]:

@@ -48,6 +48,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def kill(self) -> None:
+        """End it at once, with whatever it started."""
+        self.send(signal.SIGKILL)
+
     async def ended(self) -> int:
         """Wait for its end and return the exit code; minus the signal's number when one ended it."""
         return await self._process.wait()
@@ -66,7 +70,7 @@ async def child_process(
     module: str,
     arguments: Sequence[str],
     *,
-    log: Path,
+    log: Path | None,
     environment: Mapping[str, str],
     python: Path = Path(sys.executable),
 ) -> AsyncIterator[Child]:
@@ -76,21 +80,21 @@ async def child_process(
         name: what to call it.
         module: that is run.
         arguments: of its command line.
-        log: where its standard output and error go.
+        log: where its standard output and error go; None: where ours go.
         environment: its variables.
         python: the interpreter; it needs nothing but the standard library for the leash itself.
     """
     command = [str(python), "-m", "simulator.leash", module, *arguments]
-    with log.open("wb") as output:
+    with log.open("wb") if log is not None else contextlib.nullcontext() as output:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.STDOUT if output else None,
             env=dict(environment),
             start_new_session=True,
         )
-    child = Child(name, log, process)
+    child = Child(name, log or Path(os.devnull), process)
     try:
         yield child
     finally:

@@ -39,7 +39,15 @@ def host_toml(devices: Sequence[PlannedDevice], urls: Mapping[str, str], *, task
         fleet: as in the aggregator's settings.
         folder: where devices keep their state.
     """
-    tables = [{"id": device.id, "url": urls[device.id], "partition": list(device.partition)} for device in devices]
+    tables = [
+        {
+            "id": device.id,
+            "url": urls[device.id],
+            "partition": list(device.partition),
+            "device_class": device.class_name or None,
+        }
+        for device in devices
+    ]
     return as_toml({"task": task, "fleet": fleet, "folder": str(folder), "until_finished": False, "devices": tables})
 
 

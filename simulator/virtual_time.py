@@ -37,8 +37,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     _ready: deque[asyncio.Handle]  # of `asyncio`, as are the next
     _stopping: bool
-    _debug: bool
-    _closed: bool
 
     def __init__(self, *, limit_s: float = math.inf) -> None:
         self._now = 0.0
@@ -66,16 +64,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if self._now > self._limit_s:
             limit_s, self._limit_s = self._limit_s, math.inf  # what is cancelled now may still need time to end
             raise InvalidState(f"not finished after {limit_s:g} s of virtual time")
-
-    def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.Handle:
-        """See `asyncio.AbstractEventLoop`; there are no threads here whose calls would have to be noticed."""
-        if self._debug or self._closed:
-            return super().call_soon(callback, *args, context=context)
-        handle = asyncio.Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None

@@ -1,0 +1,41 @@
+"""The settings of the run that a scenario describes: a file of the aggregator's, and keys of theirs over it.
+
+Not here: what a scenario is (`scenario.py`).
+"""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aggregator.config import Settings
+from shared.config import load_settings
+from shared.errors import ConfigError
+from simulator.scenario import Scenario, dotted
+
+__all__ = ["settings_of"]
+
+
+def settings_of(fleet: Scenario, scenario: Path, folder: Path | None) -> tuple[Settings, Path]:
+    """Return the settings of the run, and the folder in which its task may lie.
+
+    Args:
+        fleet: the scenario.
+        scenario: its file.
+        folder: where runs lie, in place of the settings' own.
+
+    Raises:
+        ConfigError: a key of them is wrong.
+    """
+    path = None if fleet.settings is None else scenario.parent / fleet.settings
+    overrides: dict[str, Any] = {**dotted(fleet.run), "output.folder": folder, "seed": fleet.seed}
+    try:
+        settings = load_settings(Settings, path, overrides, with_environment=False)
+    except ConfigError as error:
+        where = f"{scenario}, [run]" if path is None else f"{scenario}, [run] over {path}"
+        raise ConfigError(error.what, where=where, hint=error.hint) from error
+    if "run" not in fleet.run:  # of its own each time: a run that has its name already would be resumed
+        name = re.sub(r"[^a-z0-9]+", "-", scenario.stem.lower()).strip("-")[:40] or "rehearsal"
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        settings = settings.model_copy(update={"run": f"{name}-{stamp}"})
+    return settings, (path or scenario).parent
