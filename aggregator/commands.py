@@ -9,6 +9,7 @@ Not here: what it is told (`events.py`), carrying out (`service.py`).
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord, Record
 from shared.errors import Reason
 from shared.messages import Outcome, RetryWindow, WireMetric
@@ -132,12 +133,17 @@ class PublishRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEnded:
-    """One summary record a round. `counts` are those of the whole run; `expired` counts how often leases did."""
+    """One summary record a round. `counts` are those of the whole run; `expired` counts how often leases did.
+
+    `cause` is None when a restart no longer knows it.
+    """
 
     round_id: int
     version: int
     outcome: str
     seconds: float
+    cause: EndCause | None = None
+    n_extensions: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 

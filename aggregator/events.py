@@ -65,10 +65,11 @@ class DeviceOffline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
-    """A lease moved: its device says so, or a chunk arrived. Renews the lease."""
+    """A lease moved: its device says so, or a chunk arrived. Renews the lease. `phase` is the device's own word."""
 
     device: str
     lease: str
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,6 @@ never the run.
 Not here: drawing (`plot.py`).
 """
 
-import errno
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aggregator.commands import EvaluationDone, RoundEnded
 from aggregator.evaluation import MetricSummary
+from aggregator.json_lines import append_lines, cut_torn_line, read_lines
 from aggregator.loop_lag import LagSummary
 from shared.errors import ConfigError
 
@@ -41,6 +39,8 @@ class RoundSummary:
         version: the last committed one after this round.
         outcome: "committed" or "abandoned".
         seconds: from its begin, or the last start of the aggregator in it, to its end.
+        cause: why it ended, an `EndCause`; None: a restart no longer knew.
+        n_extensions: how often its window had grown.
         ended_at: ISO 8601, UTC.
         counts: leases by what became of them since the round before, see `COUNTS`.
         totals: the same over the whole run.
@@ -56,6 +56,8 @@ class RoundSummary:
     outcome: str
     seconds: float
     ended_at: str
+    cause: str | None = None
+    n_extensions: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class History:
         """The newest round that has a line, 0 when none has."""
         self._bytes_up = self._bytes_down = 0
         if path.exists():
-            _cut_torn_line(path)
+            cut_torn_line(path)
             try:
                 rounds = RunHistory.read(path).rounds
             except ConfigError as error:  # no reason not to go on with the run
@@ -141,6 +143,8 @@ class History:
             outcome=str(ended.outcome),
             seconds=round(ended.seconds, 3),
             ended_at=_stamp(wall_s),
+            cause=ended.cause,
+            n_extensions=ended.n_extensions,
             # an expired lease may still become another, so that its total falls
             counts={name: max(0, n - self._totals.get(name, 0)) for name, n in totals.items()},
             totals=totals,
@@ -179,18 +183,7 @@ class History:
         return save_plot(history, path, metric=metric, title=self._path.parent.name)
 
     def _write(self, summary: RoundSummary | EvaluationSummary) -> None:
-        line = (json.dumps(asdict(summary)) + "\n").encode()
-        try:
-            with self._path.open("ab", buffering=0) as file:
-                start = file.seek(0, os.SEEK_END)
-                try:
-                    if (n_written := file.write(line)) != len(line):
-                        raise OSError(errno.ENOSPC, f"{n_written} of {len(line)} bytes were taken")
-                except OSError:
-                    file.truncate(start)  # half a line would spoil the next
-                    raise
-        except OSError as error:
-            log.warning("history_not_written", error=str(error), path=str(self._path))
+        append_lines(self._path, [asdict(summary)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,24 +200,21 @@ class RunHistory:
         Raises:
             ConfigError: there is no such file, or a line in it is not one of ours.
         """
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        except FileNotFoundError as error:
-            raise ConfigError("there is no history yet", where=str(path)) from error
         rounds: dict[int, RoundSummary] = {}
         evaluations: dict[int, EvaluationSummary] = {}
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):  # being written, or torn
-                break
-            try:
-                summary = _READER.validate_python(json.loads(line))
-            except (ValueError, ValidationError) as error:
-                raise ConfigError("not a line of a history", where=f"{path} line {number}") from error
-            match summary:
-                case RoundSummary():
-                    rounds[summary.round_id] = summary
-                case EvaluationSummary():
-                    evaluations[summary.version] = summary
+        try:
+            for number, entry in read_lines(path):
+                try:
+                    summary = _READER.validate_python(entry)
+                except ValidationError as error:
+                    raise ConfigError("not a line of a history", where=f"{path} line {number}") from error
+                match summary:
+                    case RoundSummary():
+                        rounds[summary.round_id] = summary
+                    case EvaluationSummary():
+                        evaluations[summary.version] = summary
+        except FileNotFoundError as error:
+            raise ConfigError("there is no history yet", where=str(path)) from error
         return cls(
             rounds=tuple(rounds[key] for key in sorted(rounds)),
             evaluations=tuple(evaluations[key] for key in sorted(evaluations)),
@@ -242,10 +232,3 @@ def read_history(path: Path) -> list[RoundSummary]:
 
 def _stamp(wall_s: float) -> str:
     return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="seconds")
-
-
-def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        os.truncate(path, whole)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-__all__ = ["PHASES", "PauseCause", "Phase"]
+__all__ = ["PHASES", "EndCause", "PauseCause", "Phase"]
 
 
 class Phase(StrEnum):
@@ -27,6 +27,17 @@ PHASES: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
     }
 )
 """Legal transitions; anything else raises `InvalidState`."""
+
+
+class EndCause(StrEnum):
+    """Why a round ended: the first four commit, the others abandon it."""
+
+    GOAL = "goal"  # enough reports
+    DEADLINE = "deadline"  # the window was over, and the quorum there
+    EXTENSION = "extension"  # so it was, but only once the window had grown
+    NOBODY_LEFT = "nobody_left"  # the quorum was there, and nobody to wait for or to ask
+    NO_QUORUM = "no_quorum"
+    VOIDED = "voided"  # the operator threw its updates away
 
 
 class PauseCause(StrEnum):

@@ -4,7 +4,7 @@ Presence steers selection only; what a device has done is told by its leases (`l
 """
 
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -118,6 +118,10 @@ class Population:
             "waiting": len(self._waiting),
             "refused": sum(member.refusal is not None for member in self._members.values() if member.is_online),
         }
+
+    def by_class(self) -> dict[str, int]:
+        """Return how many devices of each class are known; "" are those that do not say."""
+        return dict(Counter(member.device_class for member in self._members.values()))
 
     def _rest(self, device: str) -> None:
         """It does not wait for work any more."""

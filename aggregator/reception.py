@@ -197,5 +197,5 @@ class Reception:
         presence.is_online = status.online
         moved = (status.phase, status.progress)
         if status.online and status.lease is not None and moved != presence.moved:
-            self._tell(Progressed(device=device, lease=status.lease))
+            self._tell(Progressed(device=device, lease=status.lease, phase=status.phase))
         presence.moved = moved

@@ -7,6 +7,7 @@ journal makes them durable, and a restart reads them back to the same machine.
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from aggregator.phases import EndCause
 from shared.errors import Reason
 from shared.messages import Kind, Outcome, WireMetric
 
@@ -113,14 +114,17 @@ class OutcomeRecord:
     detail: str = ""
     num_examples: int = 0
     metrics: tuple[tuple[str, WireMetric], ...] = ()
+    is_lost: bool = False
+    """Whether nobody had heard of it for too long: its lease had expired, or its device was away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseRecord:
-    """No later ACCEPT counts for `into`; `last_seq` is the last that does, 0 if none."""
+    """No later ACCEPT counts for `into`; `last_seq` is the last that does, 0 if none; `cause` says why it is enough."""
 
     into: int
     last_seq: int
+    cause: EndCause | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ def recover(
                 )
                 _settled(machine, machine.leases[record.lease], record)
             case CloseRecord():
-                machine.tally.close()
+                machine.tally.close(record.cause)
                 phase = Phase.AGGREGATING
             case CommitRecord():
                 counted = (update.device for update in machine.tally.accepted() if update.into == record.version)

@@ -83,14 +83,24 @@ class Reports:
         if lease.state.is_final:
             return [receipt_of(lease, repeat=True)]
         name, device = lease.record.lease, lease.record.device
+        is_lost = self._is_lost(lease, state, reason)
         self._leases.move(lease, state, reason=reason, detail=detail)
         self._evaluation.settled(name)
         if state in (LeaseState.FAILED, LeaseState.REJECTED):
             self._population.bar(device, lease.record.round_id)
         is_cancelled = state is LeaseState.CANCELLED
         told = Cancel(lease=name, device=device, reason=reason) if is_cancelled else receipt_of(lease)
-        record = OutcomeRecord(lease=name, outcome=lease.outcome, reason=reason, detail=detail)
+        record = OutcomeRecord(lease=name, outcome=lease.outcome, reason=reason, detail=detail, is_lost=is_lost)
         return [Journal(record=record, then=(told, DropUpload(lease=name)))]
+
+    def _is_lost(self, lease: Lease, state: LeaseState, reason: Reason) -> bool:
+        """Return whether an outcome that answers no report is of a device that nobody had heard of for too long."""
+        if state is not LeaseState.CANCELLED and reason is not Reason.RUN_FINISHED:
+            return False
+        if reason is Reason.SUPERSEDED or lease.state is LeaseState.EXPIRED:
+            return True
+        member = self._population.get(lease.record.device)
+        return member is None or not member.is_online
 
     def cancel_surplus(self) -> list[Command]:
         """A version was committed: work that would lag too far behind it is not waited for, in any mode."""

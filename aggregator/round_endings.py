@@ -5,6 +5,7 @@ Not here: when it ends and which phase follows (`round_machine.py`).
 
 from aggregator.commands import Command, DropUpload, Finish, Forget, Journal, PublishRound, RoundEnded
 from aggregator.leases import LeaseBook, LeaseState
+from aggregator.phases import EndCause
 from aggregator.records import AbandonRecord, FinishRecord, VoidRecord
 from aggregator.reports import Reports
 from aggregator.round_clock import RoundTimer
@@ -24,21 +25,23 @@ class RoundEndings:
     ) -> None:
         self._leases, self._tally, self._timer, self._stopping, self._reports = leases, tally, timer, stopping, reports
 
-    def ended(self, outcome: RoundOutcome, round_id: int, now: float) -> RoundEnded:
-        """Close the books of a round; return its summary."""
+    def ended(self, outcome: RoundOutcome, round_id: int, now: float, *, cause: EndCause | None = None) -> RoundEnded:
+        """Close the books of a round; return its summary. `cause` None: why its version was closed."""
         seconds = self._timer.end(now, is_committed=outcome is RoundOutcome.COMMITTED)
         return RoundEnded(
             round_id=round_id,
             version=self._tally.version,
             outcome=outcome,
             seconds=seconds,
+            cause=cause or self._tally.closed_by,
+            n_extensions=self._timer.n_extensions,
             counts=self._leases.summary(),
             metrics=dict(self._stopping.metrics),
         )
 
     def abandoned(self, round_id: int, now: float) -> list[Command]:
         """No quorum: the round ends without a version, and what it accepted goes on to the next."""
-        summary = self.ended(RoundOutcome.ABANDONED, round_id, now)
+        summary = self.ended(RoundOutcome.ABANDONED, round_id, now, cause=EndCause.NO_QUORUM)
         return [Journal(record=AbandonRecord(round_id=round_id), then=(PublishRound(),)), summary]
 
     def voided(self, round_id: int, now: float, *, is_under_way: bool) -> list[Command]:
@@ -55,7 +58,7 @@ class RoundEndings:
         voided = Journal(record=VoidRecord(into=into), then=(Forget(into=into), *dropped))
         if not is_under_way:
             return [voided]
-        summary = self.ended(RoundOutcome.ABANDONED, round_id, now)
+        summary = self.ended(RoundOutcome.ABANDONED, round_id, now, cause=EndCause.VOIDED)
         return [voided, Journal(record=AbandonRecord(round_id=round_id)), summary]
 
     def finished(self, cause: str) -> list[Command]:

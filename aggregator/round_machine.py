@@ -24,7 +24,7 @@ from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import Invitations
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.pausing import Pausing
-from aggregator.phases import PHASES, PauseCause, Phase
+from aggregator.phases import PHASES, EndCause, PauseCause, Phase
 from aggregator.population import Population
 from aggregator.reports import Reports
 from aggregator.round_clock import RoundTimer
@@ -204,16 +204,16 @@ class RoundMachine:
         goal, quorum = self.settings.round.report_goal, self.settings.round.quorum_count
         if self.phase is Phase.WAITING:
             if self.tally.n_accepted >= goal:
-                return self._close()
+                return self._close(EndCause.GOAL)
             if now < self.timer.begins_at or self.n_at_hand(now) < quorum:
                 return []
             commands += self._begin_round(now)
         if self.phase is Phase.REPORTING:
             if self.tally.n_accepted >= goal:
-                return commands + self._close()
+                return commands + self._close(EndCause.GOAL)
             commands += self._invite(now)
             if self.tally.n_accepted >= quorum and not self.leases.n_outstanding(Kind.TRAIN):
-                return commands + self._close()
+                return commands + self._close(EndCause.NOBODY_LEFT)
         return commands
 
     def _begin_round(self, now: float) -> list[Command]:
@@ -235,12 +235,13 @@ class RoundMachine:
         candidates = self.invitations.eligible(self.round_id, now)
         return [*self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)]
 
-    def _close(self) -> list[Command]:
+    def _close(self, cause: EndCause) -> list[Command]:
         self._enter(Phase.AGGREGATING)
         self.timer.close()
         into = self.version + 1
         aggregate = cmd.Aggregate(into=into, round_id=self.round_id)
-        return [Journal(record=rec.CloseRecord(into=into, last_seq=self.tally.close()), then=(aggregate,))]
+        record = rec.CloseRecord(into=into, last_seq=self.tally.close(cause), cause=cause)
+        return [Journal(record=record, then=(aggregate,))]
 
     def _version_written(self, event: ev.VersionWritten) -> list[Command]:
         """The next version is on disk: once its row is durable too, it is the truth."""
@@ -299,7 +300,8 @@ class RoundMachine:
         commands = self.reports.end_evaluation() if is_over else []
         if self.phase is Phase.REPORTING and now >= self.timer.closes_at:
             if self.tally.n_accepted >= self.settings.round.quorum_count:
-                return commands + self._close()
+                cause = EndCause.EXTENSION if self.timer.n_extensions else EndCause.DEADLINE
+                return commands + self._close(cause)
             return commands + (self._extend(now) or self._abandon(now))
         return commands
 

@@ -6,6 +6,7 @@ runs/digits/
   versions/          model versions
   updates/           updates that are accepted or on their way
   history.jsonl      a record a round, for people;  history.png
+  timeline.jsonl     what was seen of each lease, for `explain`
   final.safetensors  best.safetensors
 """
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.updates = path / "updates"
         self.history = path / "history.jsonl"
         self.plot = path / "history.png"
+        self.timeline = path / "timeline.jsonl"
         self.final = path / "final.safetensors"
         self.best = path / "best.safetensors"
         try:

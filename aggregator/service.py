@@ -31,6 +31,7 @@ from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
 from aggregator.run_folder import RunFolder
 from aggregator.session import Session
+from aggregator.timekeeping import Timekeeping
 from aggregator.update_file import RowCopies
 from aggregator.upkeep import Upkeep
 from aggregator.uploads import Uploads
@@ -193,6 +194,7 @@ class _Serving:
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._rows = RowWriter(opened.journal, tell=self._tell, execute=self._execute)
         self._upkeep = Upkeep(opened, run_blocking, tell=self._tell, wall=wall)
+        self._times = Timekeeping(opened, put_blocking=self._upkeep.put_blocking, wall=wall, now=self._now())
         self._settled = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -252,7 +254,9 @@ class _Serving:
             self._intake.take_finished(lease)
         with contextlib.suppress(OSError):  # said when it is looked at again
             await self._upkeep.look()  # before anybody is given a lease
-        self._take(self._machine.start(self._now()))
+        now = self._now()
+        self._times.begin(now)
+        self._take(None, self._machine.start(now), now)
         if self._machine.is_finished:  # it had ended before
             self._settled.set()
         while True:
@@ -261,12 +265,14 @@ class _Serving:
                     event = await self._inbox.get()
             except TimeoutError:
                 event = ev.DeadlinePassed()
-            self._take(self._machine.handle(event, self._now()))
+            now = self._now()
+            self._take(event, self._machine.handle(event, now), now)
             if self._machine.is_finished and not self._machine.invitations.recent:
                 self._settled.set()
 
-    def _take(self, commands: Sequence[cmd.Command]) -> None:
-        self._pauses.look(self._machine.pausing.causes, self._machine.phase, self._now())
+    def _take(self, event: ev.Event | None, commands: Sequence[cmd.Command], now: float) -> None:
+        self._pauses.look(self._machine.pausing.causes, self._machine.phase, now)
+        self._times.note(event, commands, now)
         for command in commands:
             if not self._rows.put(command):
                 self._execute(command)

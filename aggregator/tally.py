@@ -7,6 +7,7 @@ lease counts at most once, and a device at most once a base version.
 from aggregator.config import Settings
 from aggregator.events import Verified
 from aggregator.leases import Lease, LeaseBook, LeaseState
+from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord
 from aggregator.rules import weight_of
 from aggregator.staleness import staleness
@@ -22,6 +23,8 @@ class Tally:
         self._settings, self._leases = settings, leases
         self.version = 0
         self.is_closed = False  # CLOSE was written for the version after `version`
+        self.closed_by: EndCause | None = None
+        """Why it was closed last."""
         self.last_seq = 0
         self.n_folded = 0  # accepted updates that are in a committed version
         self.n_voided = 0
@@ -97,9 +100,9 @@ class Tally:
         self.n_bytes += record.size
         self._bases.add((record.device, record.base_version))
 
-    def close(self) -> int:
+    def close(self, cause: EndCause | None = None) -> int:
         """Take no more for the next version; return the last seq that counts for it, 0 if none does."""
-        self.is_closed = True
+        self.is_closed, self.closed_by = True, cause
         return max((record.seq for record in self._accepted.get(self.version + 1, ())), default=0)
 
     def commit(self, version: int) -> None:

@@ -42,7 +42,17 @@ PURE = {
     "aggregator": {
         *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
         *("fleet_table", "fleet_view", "invitations", "journal_rows", "leases", "pausing", "phases", "population"),
-        *("records", "recovery", "reports", "round_clock", "round_endings", "round_machine", "rules", "selection"),
+        *(
+            "lease_timelines",
+            "records",
+            "recovery",
+            "reports",
+            "round_clock",
+            "round_endings",
+            "round_machine",
+            "rules",
+            "selection",
+        ),
         *("server_optimizer", "settings_change", "staleness", "stopping", "summing_up", "tally", "uploads"),
     },
     "edge_client": {

@@ -8,7 +8,7 @@ from aggregator import records as rec
 from aggregator.leases import LeaseState
 from shared.errors import Reason
 from shared.messages import Kind, Outcome
-from tests.aggregator.builders import Engine, a_verdict, commands_in, receipts, reporting, rows
+from tests.aggregator.builders import SIX, Engine, a_verdict, commands_in, receipts, reporting, rows
 
 
 def test_accepted_report_is_journalled_then_folded_then_told() -> None:
@@ -88,3 +88,24 @@ def test_superseded_are_the_open_leases_of_one_device() -> None:
         each.record.lease for each in commands_in(commands, cmd.Journal) if isinstance(each.record, rec.OutcomeRecord)
     ]
     assert sum(1 for _ in engine.machine.leases.open()) == 5
+
+
+def test_outcome_says_whether_its_device_was_lost() -> None:
+    """Cancelled while its device was away, or long after its last word: lost; at work, or offering: not."""
+    engine = reporting()
+    leases, reports = engine.machine.leases, engine.machine.reports
+    engine(ev.DeviceOffline(device="d0"))
+    names = {device: engine.lease_of(device) for device in SIX}
+    leases.move(leases[names["d1"]], LeaseState.EXPIRED)
+
+    def is_lost(device: str, state: LeaseState, reason: Reason) -> bool:
+        (journal,) = reports.conclude(leases[names[device]], state, reason)
+        assert isinstance(journal, cmd.Journal)
+        assert isinstance(journal.record, rec.OutcomeRecord)
+        return journal.record.is_lost
+
+    assert is_lost("d0", LeaseState.CANCELLED, Reason.COMMITTED)
+    assert is_lost("d1", LeaseState.DISCARDED, Reason.RUN_FINISHED)
+    assert not is_lost("d2", LeaseState.CANCELLED, Reason.COMMITTED)
+    assert not is_lost("d3", LeaseState.DISCARDED, Reason.GOAL_MET)
+    assert is_lost("d4", LeaseState.CANCELLED, Reason.SUPERSEDED)

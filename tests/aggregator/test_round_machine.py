@@ -9,7 +9,7 @@ from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.leases import LeaseState
-from aggregator.phases import Phase
+from aggregator.phases import EndCause, Phase
 from shared.errors import InvalidState, Reason
 from shared.messages import Outcome, RoundOutcome
 from tests.aggregator.builders import (
@@ -88,7 +88,7 @@ def test_goal_closes_the_round() -> None:
     assert engine.is_in(Phase.REPORTING)
     commands = engine.report("d3")
     assert engine.is_in(Phase.AGGREGATING)
-    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=4)
+    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=4, cause=EndCause.GOAL)
     assert commands[-1] == cmd.Aggregate(into=1, round_id=1)
 
 
@@ -131,7 +131,7 @@ def test_deadline_with_a_quorum_closes() -> None:
     engine.report(*SIX[:3])
     commands = engine.pass_s(WINDOW_S)
     assert engine.is_in(Phase.AGGREGATING)
-    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=3)
+    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=3, cause=EndCause.DEADLINE)
 
 
 def test_quorum_with_nothing_out_and_nobody_left_closes_at_once() -> None:
@@ -182,7 +182,7 @@ def test_abandoned_round_hands_accepted_updates_on() -> None:
     assert engine.is_in(Phase.REPORTING)
     commands = engine.report("d2")
     assert engine.is_in(Phase.AGGREGATING)  # quorum, nothing outstanding, nobody left
-    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=3)
+    assert rows(commands)[-1] == rec.CloseRecord(into=1, last_seq=3, cause=EndCause.NOBODY_LEFT)
     assert {record.round_id for record in engine.machine.tally.accepted()} == {1, 2}
 
 
