@@ -1,4 +1,4 @@
-"""`python -m edge_client`: take part in a fleet, from this machine; `outbox` shows what it holds."""
+"""`python -m edge_client`: take part in a fleet, from this machine; `outbox` and `conditions` tell of it."""
 
 import edge_client.lean_imports  # isort: skip  # noqa: F401  # before anything that imports structlog or typer
 
@@ -13,6 +13,7 @@ import typer
 
 from broker.config import BrokerSettings
 from broker.mqtt import MqttTransport
+from edge_client.conditions_command import conditions
 from edge_client.config import DeviceSettings, EdgeSettings
 from edge_client.device_class import read_device_class
 from edge_client.hosting import HostedDevice, run_many
@@ -27,6 +28,7 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(outbox, name="outbox")
+app.command()(conditions)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,18 +5,19 @@ broker, fleet and task are enough, and the fleet's own limits come from the aggr
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.config import BrokerSettings
 from shared.topics import NAME
 
-__all__ = ["CacheSettings", "DeviceSettings", "EdgeSettings", "OutboxSettings", "TimerSettings"]
+__all__ = ["CacheSettings", "DeviceSettings", "EdgeSettings", "EligibilitySettings", "OutboxSettings", "TimerSettings"]
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 DeviceClass = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Hour = Annotated[float, Field(ge=0, le=24)]
 Partition = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 
 MIB = 2**20
@@ -67,6 +68,40 @@ class TimerSettings(_Section):
         return self
 
 
+class EligibilitySettings(_Section):
+    """When this device takes part; unset: whatever its condition. Work that has begun is finished."""
+
+    needs_mains: bool = Field(False, description="only on mains, or while the battery is being charged")
+    min_battery: float | None = Field(None, ge=0, le=1, description="least charge, in [0, 1]")
+    max_temperature_c: float | None = Field(
+        None, ge=-40, le=150, description="most degrees Celsius of the hottest sensor"
+    )
+    allow_metered: bool = Field(True, description="false: not over a link that costs by the byte")
+    metered_interfaces: list[str] = Field(
+        ["wwan*", "ppp*", "rmnet*", "wwp*"],
+        description="network interfaces that do, by name; a phone's hotspot looks like any Wi-Fi: name it here",
+    )
+    max_load: float | None = Field(None, gt=0, description="most runnable tasks a processor, over the last minute")
+    min_free_memory_mb: int | None = Field(None, ge=1, description="least MiB that a program could still take")
+    max_data_age_h: float | None = Field(
+        None, gt=0, description="most hours since the newest of its data was written; needs data"
+    )
+    hours: list[tuple[Hour, Hour]] = Field(
+        [], description="of the local day, [[22, 6]] for the night; 6.5 is half past six; unset: all of it"
+    )
+    unknown: Literal["pass", "refuse"] = Field(
+        "pass", description="what a rule makes of a condition that cannot be read on this machine"
+    )
+
+    @field_validator("hours")
+    @classmethod
+    def _are_spans(cls, hours: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        for start, end in hours:
+            if start == end:
+                raise ValueError(f"[{start:g}, {end:g}] is no time at all; leave hours out for the whole day")
+        return hours
+
+
 class DeviceSettings(_Section):
     """One device of several in one process; what is unset is the process's own."""
 
@@ -110,6 +145,7 @@ class EdgeSettings(_Section):
     cache: CacheSettings = CacheSettings()
     outbox: OutboxSettings = OutboxSettings()
     timers: TimerSettings = TimerSettings()
+    eligibility: EligibilitySettings = EligibilitySettings()
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

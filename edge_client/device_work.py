@@ -8,6 +8,7 @@ Not here: when (`participant_machine.py`), the link (`service.py`).
 import contextvars
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -132,8 +133,15 @@ class DeviceWork:
             self._cached = await self.blocking(Lane.DISK, partial(self.cache.open, model))
         return self._cached
 
-    async def work(self, order: Assignment) -> list[str] | None:
+    async def work(
+        self, order: Assignment, *, fetch_s: float = 0.0, offline_s: Callable[[], float] = lambda: 0.0
+    ) -> list[str] | None:
         """Train or evaluate with a model that has been fetched, and keep the report.
+
+        Args:
+            order: what to do.
+            fetch_s: how long the model took, in seconds.
+            offline_s: how long there has been no link since the assignment, in seconds; asked when the work is done.
 
         Returns:
             Leases of older reports that had to go for this one; None: cancelled, nothing was kept.
@@ -167,6 +175,8 @@ class DeviceWork:
                 )
             if finished is None or gate.is_cancelled:
                 return None
+            times = {"fetch_seconds": fetch_s, "offline_seconds": offline_s()}
+            finished = replace(finished, report=finished.report.model_copy(update=times))
             return await self.blocking(Lane.DISK, partial(self._keep, order, finished))
         finally:
             gate.cancel()  # nobody waits any more: a training that still runs ends at its next batch

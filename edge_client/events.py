@@ -241,9 +241,13 @@ class StopFetching:
 
 @dataclass(frozen=True, slots=True)
 class BeginTraining:
-    """Train or evaluate; answer `ReportStored`, whatever happens."""
+    """Train or evaluate; answer `ReportStored`, whatever happens.
+
+    `fetch_seconds`: from the assignment until the model was there.
+    """
 
     assignment: Assignment
+    fetch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,9 @@ class ParticipantMachine:
     """One device.
 
     Args:
-        boot: nonce of this process.
-        spec: digest of the task's parameters.
-        timers: how long to wait.
-        rng: where all jitter comes from.
+        boot, spec, timers, rng, epoch, device_class: see `Presence`.
         held: reports that were in the outbox at the start.
         finals: leases that were final at the start, oldest first.
-        epoch: the highest that an earlier life has seen.
-        device_class: what kind of device it is; "": not known.
     """
 
     def __init__(
@@ -87,6 +82,11 @@ class ParticipantMachine:
     def held(self) -> tuple[HeldReport, ...]:
         """Reports without a final outcome, those of the served run first."""
         return tuple(self._held.reports)
+
+    def offline_s(self, lease: str, now: float) -> float:
+        """Return for how long there was no link since the work under this lease began, in seconds."""
+        live = self._live if self._live and self._live.lease == lease else None
+        return live.offline_s + self._presence.offline_s(now, since=live.begun_at) if live else 0.0
 
     @property
     def deadline(self) -> float | None:
@@ -154,6 +154,8 @@ class ParticipantMachine:
     # the connection
 
     def _on_connected(self, connection: int, now: float) -> None:
+        if self._live is not None:
+            self._live.offline_s += self._presence.offline_s(now, since=self._live.begun_at)
         self._presence.connected(connection)
         self._send_status(now)
         runs = [r.run for r in self._held.reports] + ([self.fleet.run] if self.fleet else [])
@@ -216,7 +218,7 @@ class ParticipantMachine:
                 return
             self._set_aside(now)
         self._presence.welcome()
-        self._live = LiveLease.begin(order, self._timers.status_interval_s)
+        self._live = LiveLease.begin(order, self._timers.status_interval_s, now)
         self._go(Phase.FETCHING, now)
         if self._presence.is_connected:
             self._commands.append(events.FetchModel(order))
@@ -224,7 +226,7 @@ class ParticipantMachine:
     def _on_fetched(self, lease: str, now: float) -> None:
         if self._live and self._live.lease == lease and self._live.assignment:
             self._go(Phase.TRAINING, now)
-            self._commands.append(events.BeginTraining(self._live.assignment))
+            self._commands.append(events.BeginTraining(self._live.assignment, now - self._live.begun_at))
 
     def _on_stored(self, lease: str, now: float) -> None:
         live = self._live

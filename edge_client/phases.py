@@ -51,10 +51,14 @@ class LiveLease:
     version: int
     status_every_s: float
     assignment: Assignment | None = None  # None: a report that was taken up again
+    begun_at: float = 0.0
+    """When the assignment arrived, in loop seconds."""
+    offline_s: float = 0.0
+    """Without a link since then, until the link came back last."""
 
     @classmethod
-    def begin(cls, order: Assignment, most_status_s: float) -> "LiveLease":
-        """Take an assignment; the status goes out at least every `most_status_s` seconds."""
+    def begin(cls, order: Assignment, most_status_s: float, now: float) -> "LiveLease":
+        """Take an assignment at `now`; the status goes out at least every `most_status_s` seconds."""
         return cls(
             lease=order.lease,
             run=order.run,
@@ -62,6 +66,7 @@ class LiveLease:
             version=order.model.version,
             status_every_s=max(LEAST_STATUS_S, min(order.status_every_s, most_status_s)),
             assignment=order,
+            begun_at=now,
         )
 
     @classmethod

@@ -56,6 +56,7 @@ class Presence:
         self._boot, self._spec, self._timers, self._rng = boot, spec, timers, rng
         self._device_class = device_class
         self.is_connected = False
+        self._lost_at: float | None = None
         self.fleet: Fleet | None = None
         self._connection = 0
         self._epoch = self._kept_epoch = epoch
@@ -93,7 +94,11 @@ class Presence:
         """
         if self.is_connected:
             raise InvalidState("connected twice")
-        self.is_connected, self._connection = True, connection
+        self.is_connected, self._connection, self._lost_at = True, connection, None
+
+    def offline_s(self, now: float, *, since: float) -> float:
+        """Return for how long the link has been gone by now, at most from `since` on; 0 while it stands."""
+        return 0.0 if self._lost_at is None else now - max(self._lost_at, since)
 
     def disconnected(self, now: float, *, taken_over: bool) -> Announce | None:
         """The connection is gone; return how long to stay away when another device has this id.
@@ -103,7 +108,7 @@ class Presence:
         """
         if not self.is_connected:
             raise InvalidState("disconnected without a connection")
-        self.is_connected = False
+        self.is_connected, self._lost_at = False, now
         self._idle_check_in_at = self._epoch_check_in_at = None
         self._question.link_lost()
         if not taken_over:

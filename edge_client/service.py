@@ -8,7 +8,7 @@ Not here: any decision (`participant_machine.py`), what happens on one connectio
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from random import Random
@@ -24,7 +24,7 @@ from edge_client.conditions import read_conditions
 from edge_client.config import EdgeSettings
 from edge_client.device_status import STOPPED, gone, here
 from edge_client.device_work import DeviceWork
-from edge_client.eligibility import Conditions, Refusal, Rule, refusal_of
+from edge_client.eligibility import Conditions, Refusal, refusal_of, rules_of
 from edge_client.events import Command, Event, Sending
 from edge_client.link import Link, instant_in
 from edge_client.participant_machine import ParticipantMachine
@@ -60,8 +60,7 @@ class EdgeClient:
         run_blocking: for training, digests and the disk; default: threads of its own.
         rng: of all jitter; default: seeded by the machine.
         clock: monotonic seconds of the machine, for `max_seconds`; called in the training lane.
-        look: reads the device's conditions.
-        rules: what makes this device ineligible.
+        look: reads the device's conditions; default: of this machine, as far as Linux tells them.
         spec: of the task's model, if somebody has asked the task already.
         line: of all that train in the same lanes; default: this device alone.
     """
@@ -76,13 +75,15 @@ class EdgeClient:
         run_blocking: RunBlocking | None = None,
         rng: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
-        look: Callable[[], Conditions] = read_conditions,
-        rules: Sequence[Rule] = (),
+        look: Callable[[], Conditions] | None = None,
         spec: ParameterSpec | None = None,
         line: TrainingLine | None = None,
     ) -> None:
         self._settings, self._task, self._client = settings, task, client
-        self._run_blocking, self._clock, self._look, self._rules, self._spec = run_blocking, clock, look, rules, spec
+        self._run_blocking, self._clock, self._spec = run_blocking, clock, spec
+        metered = settings.eligibility.metered_interfaces
+        self._look = look or partial(read_conditions, data=client.data, metered_interfaces=metered)
+        self._rules = rules_of(settings.eligibility)
         self._line = line or TrainingLine()
         self._rng = rng or Random()
         self._topics = Topics(settings.fleet)
@@ -243,8 +244,8 @@ class EdgeClient:
 
     def _execute(self, command: Command) -> None:
         match command:
-            case events.BeginTraining(order):
-                self._training = self._spawn(self._train(order), f"train {order.lease}")
+            case events.BeginTraining(order, fetch_s):
+                self._training = self._spawn(self._train(order, fetch_s), f"train {order.lease}")
             case events.CancelTraining(lease):
                 self._work.cancel(lease)
             case events.Settle():
@@ -301,8 +302,11 @@ class EdgeClient:
             case _:
                 assert_never(command)
 
-    async def _train(self, order: Assignment) -> None:
-        dropped = await self._work.work(order)
+    async def _train(self, order: Assignment, fetch_s: float) -> None:
+        def offline_s() -> float:
+            return self._machine.offline_s(order.lease, asyncio.get_running_loop().time())
+
+        dropped = await self._work.work(order, fetch_s=fetch_s, offline_s=offline_s)
         if dropped is not None:
             self._tell_lost(dropped)
             self.tell(events.ReportStored(order.lease))

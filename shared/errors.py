@@ -14,6 +14,7 @@ A `Reason` is one word for one cause. The same word stands in the receipt, in th
 from enum import StrEnum
 
 __all__ = [
+    "OWN_RULES",
     "AlreadyServed",
     "ConfigError",
     "CredentialsRefused",
@@ -73,11 +74,28 @@ class Reason(StrEnum):
     # a check-in that is answered with come-back
     NOT_DRAWN = "not_drawn"
     NOT_ELIGIBLE = "not_eligible"  # the device itself says it cannot now
+    BATTERY = "battery"  # from here to hours: by the device's own rules
+    MAINS = "mains"
+    TEMPERATURE = "temperature"
+    METERED = "metered"
+    LOAD = "load"
+    MEMORY = "memory"
+    STALE_DATA = "stale_data"
+    HOURS = "hours"
     SPEC = "spec"  # the task yields another model
     PROTOCOL = "protocol"
     CLONED_ID = "cloned_id"
     PAUSED = "paused"
     DATA = "data"  # the task has no data for this client
+
+
+OWN_RULES = frozenset(
+    {
+        *(Reason.NOT_ELIGIBLE, Reason.BATTERY, Reason.MAINS, Reason.TEMPERATURE, Reason.METERED),
+        *(Reason.LOAD, Reason.MEMORY, Reason.STALE_DATA, Reason.HOURS),
+    }
+)
+"""Why a device may say of itself that it does not take part now."""
 
 
 class FederationError(Exception):

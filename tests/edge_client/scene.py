@@ -102,6 +102,8 @@ class Scene:
         self.settings = EdgeSettings(folder=folder)
         self._folder, self._delays = folder, delays
         self.way = Watched(self.broker.transport(DEVICE, link))
+        self.conditions = Conditions()
+        """What the device reads when it looks at itself."""
         self._n_lives = 0
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
@@ -157,7 +159,7 @@ class Scene:
             run_blocking=InlineBlocking(Random(self._n_lives), self._delays),
             rng=Random(self._n_lives),
             clock=asyncio.get_running_loop().time,
-            look=Conditions,
+            look=lambda: self.conditions,
         )
         self.device = self._group.create_task(self.client.run(), name="device")
         self._tasks.append(self.device)

@@ -2,14 +2,15 @@ import pytest
 
 from edge_client.advice import ADVICE, TURNED_AWAY, advice_for, facts_of_refusal
 from edge_client.presence import PERMANENT
-from shared.errors import Reason
+from shared.errors import OWN_RULES, Reason
 
 NEVER_FINAL = {
     *(Reason.TOPIC, Reason.RATE, Reason.UNKNOWN_LEASE, Reason.FOREIGN_LEASE, Reason.OTHER_RUN, Reason.CHUNK),
     *(Reason.NOT_DRAWN, Reason.PROTOCOL, Reason.CLONED_ID, Reason.PAUSED),
-    *(Reason.NOT_ELIGIBLE, Reason.DISK, Reason.OPERATOR, Reason.DEVICE_RESTARTED),
+    *(Reason.DISK, Reason.OPERATOR, Reason.DEVICE_RESTARTED),
+    *OWN_RULES,
 }
-"""What no receipt gives as the reason of a final outcome; the last four nobody gives at all yet."""
+"""What no receipt gives as the reason of a final outcome; disk, operator and restart nobody gives at all yet."""
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in NEVER_FINAL])

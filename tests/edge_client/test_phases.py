@@ -31,4 +31,4 @@ def test_every_phase_can_be_left_and_reached() -> None:
 def test_status_interval_is_the_assignments_within_bounds(asked: float, most: float, every: float) -> None:
     """The aggregator asks for a status so often; never more than one a second, never less than the device's own."""
     order = an_order().model_copy(update={"status_every_s": asked})
-    assert LiveLease.begin(order, most).status_every_s == every
+    assert LiveLease.begin(order, most, 0.0).status_every_s == every

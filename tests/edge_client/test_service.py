@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import structlog
 
+from broker.link import LinkProfile
 from edge_client.advice import TURNED_AWAY
+from edge_client.config import EligibilitySettings
+from edge_client.eligibility import Conditions
 from edge_client.service import EdgeClient
 from shared.blocking import Lane
 from shared.errors import AlreadyServed, ConfigError, CredentialsRefused, Reason
@@ -263,3 +266,34 @@ async def test_garbage_from_the_broker_has_no_effect(tmp_path: Path) -> None:
         assert sum(line["event"] == "message_refused" for line in logs) == 16
         scene.aggregator.orders = [scene.aggregator.order(1)]
         await scene.until_final(1)
+
+
+async def test_device_refuses_by_its_own_rules_until_they_hold(tmp_path: Path) -> None:
+    """Reason and numbers are in status and check-in; a change is told at the next look, and work comes then."""
+    async with Scene(tmp_path) as scene:
+        scene.settings = scene.settings.model_copy(update={"eligibility": EligibilitySettings(min_battery=0.5)})
+        scene.conditions = Conditions(battery=0.2)
+        await scene.start()
+        await scene.until(lambda: scene.status.refusal is Reason.BATTERY)
+        assert scene.status.detail == "battery at 20%, under 50%"
+        assert scene.status.conditions == {"battery": 0.2}
+        await scene.until(lambda: any(each.refusal is Reason.BATTERY for each in scene.aggregator.check_ins))
+        scene.conditions = Conditions(battery=0.6)
+        await scene.until(lambda: scene.status.refusal is None, within_s=61)
+        assert scene.aggregator.check_ins[-1].refusal is None
+
+
+async def test_report_says_where_the_time_went(tmp_path: Path) -> None:
+    """Fetching and training, and how long there was no link meanwhile."""
+    link = LinkProfile(latency_s=1.0)
+    async with Scene(tmp_path, link=link, delays={Lane.TRAINING: (50.0, 50.0)}) as scene:
+        await scene.start(1)
+        await scene.until(lambda: scene.status.phase == "training")
+        scene.broker.cut(DEVICE, for_good=True)
+        await asyncio.sleep(20.0)
+        scene.broker.mend(DEVICE)
+        await scene.until_final(1)
+        (report,) = scene.aggregator.reports
+        assert report.fetch_seconds >= 4.0  # index and chunk, there and back
+        assert report.offline_seconds >= 20.0
+        assert report.offline_seconds < 50.0

@@ -13,7 +13,7 @@ import numpy as np
 from aggregator.leases import Lease, LeaseBook
 from aggregator.uploads import Uploads
 from shared.codecs import CODECS
-from shared.errors import Reason
+from shared.errors import OWN_RULES, Reason
 from shared.messages import Kind
 from shared.parameters import ParameterSpec
 from shared.task import Initial
@@ -139,7 +139,7 @@ class HostileDevices:
             "holds": holds,
         }
         if rng.random() < 0.03:
-            fields["refusal"] = rng.choice((rng.choice(list(Reason)), Reason.NOT_ELIGIBLE, Reason.DATA)).value
+            fields["refusal"] = rng.choice((rng.choice(list(Reason)), rng.choice(sorted(OWN_RULES)), Reason.DATA)).value
         if device == CLONED:
             self._turn += 1
             fields |= {"boot": f"twin-{self._turn % 2}", "connection": 10 + self._turn}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aggregator import admission
 from aggregator.folding import verify
-from shared.errors import Reason
+from shared.errors import OWN_RULES, Reason
 from tests.fuzz import __main__ as command
 from tests.fuzz import running
 from tests.fuzz.__main__ import app, misses
@@ -29,9 +29,9 @@ NOT_BY_A_PAYLOAD = frozenset(
 """What only the aggregator's own troubles, its operator or the end of the run bring about."""
 NEEDS_A_LEASE_TO_EXPIRE = frozenset({Reason.ALREADY_COUNTED, Reason.SUPERSEDED})
 """What is rare among so few payloads; a million have them all."""
-IN_ANSWER_TO_A_CHECK_IN = frozenset(
-    {Reason.NOT_DRAWN, Reason.NOT_ELIGIBLE, Reason.SPEC, Reason.PROTOCOL, Reason.CODEC, Reason.CLONED_ID, Reason.DATA}
-)
+IN_ANSWER_TO_A_CHECK_IN = OWN_RULES | {
+    *(Reason.NOT_DRAWN, Reason.SPEC, Reason.PROTOCOL, Reason.CODEC, Reason.CLONED_ID, Reason.DATA),
+}
 NOT_AMONG_THE_REFUSED = NOT_BY_A_PAYLOAD | NEEDS_A_LEASE_TO_EXPIRE | IN_ANSWER_TO_A_CHECK_IN - {Reason.CODEC}
 OF_A_DEVICE = ("topic", "malformed", "version", "fields", "payload_too_large")
 
