@@ -260,15 +260,20 @@ class _Serving:
         if self._machine.is_finished:  # it had ended before
             self._settled.set()
         while True:
-            try:
-                async with asyncio.timeout_at(self._machine.deadline):
-                    event = await self._inbox.get()
-            except TimeoutError:
-                event = ev.DeadlinePassed()
+            event = await self._next_event()
             now = self._now()
             self._take(event, self._machine.handle(event, now), now)
             if self._machine.is_finished and not self._machine.invitations.recent:
                 self._settled.set()
+
+    async def _next_event(self) -> ev.Event:
+        if not self._inbox.empty():  # a timer for every event of a large fleet would cost as much as the event
+            return self._inbox.get_nowait()
+        try:
+            async with asyncio.timeout_at(self._machine.deadline):
+                return await self._inbox.get()
+        except TimeoutError:
+            return ev.DeadlinePassed()
 
     def _take(self, event: ev.Event | None, commands: Sequence[cmd.Command], now: float) -> None:
         self._pauses.look(self._machine.pausing.causes, self._machine.phase, now)

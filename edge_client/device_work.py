@@ -17,6 +17,7 @@ import structlog
 from edge_client.advice import advice_for
 from edge_client.config import EdgeSettings
 from edge_client.events import HeldReport, Settle
+from edge_client.files import Files, OnDisk
 from edge_client.local_state import LocalState
 from edge_client.model_cache import CachedModel, ModelCache
 from edge_client.outbox import Outbox
@@ -54,12 +55,13 @@ class DeviceWork:
     """What one device has on its disk, and the one training that runs.
 
     Args:
-        settings: quotas, and where the folder lies.
+        settings: quotas.
         task: the user's.
         client: whose data it is.
         run_blocking: threads, or virtual time.
         clock: monotonic seconds; called in the training lane.
         line: of all that train in this lane; default: this device alone.
+        files: where all that lies; default: in the folder that the settings name.
     """
 
     def __init__(
@@ -70,23 +72,24 @@ class DeviceWork:
         run_blocking: RunBlocking,
         clock: Callable[[], float] = time.monotonic,
         line: TrainingLine | None = None,
+        files: Files | None = None,
     ) -> None:
-        folder = settings.state_folder(client.id)
+        files = files or OnDisk(settings.state_folder(client.id))
         self._task, self._client, self._run_blocking, self._clock = task, client, run_blocking, clock
-        self._chunk_bytes = SavedNumber(folder / "chunk_bytes", least=LEAST_CHUNK_BYTES)
-        self._epoch = SavedNumber(folder / "epoch", least=0)
+        self._chunk_bytes = SavedNumber(files, "chunk_bytes", least=LEAST_CHUNK_BYTES)
+        self._epoch = SavedNumber(files, "epoch", least=0)
         self.saved_chunk_bytes: int | None = None
         """The chunk size that this link had come down to before the start; None: nothing known."""
         self.saved_epoch: int | None = None
         """The highest epoch seen before the start; None: none."""
         self.outbox = Outbox(
-            folder / "outbox",
+            files.below("outbox"),
             quota_bytes=settings.outbox.quota_bytes,
             keep_s=settings.outbox.keep_days * SECONDS_A_DAY,
             clock=clock,
         )
-        self.cache = ModelCache(folder / "models", settings.cache.quota_bytes)
-        self._state = LocalState(folder / "state")
+        self.cache = ModelCache(files.below("models"), settings.cache.quota_bytes)
+        self._state = LocalState(files.below("state"))
         self._line = line or TrainingLine()
         self._spec: ParameterSpec | None = None
         self._cached: CachedModel | None = None

@@ -141,7 +141,8 @@ def _kept(folder: Path, suffix: str, kind: Kind) -> Iterator[KeptFile]:
 
 def _run(path: Path) -> str:
     try:
-        return read_report(path, path.stem).report.run
+        with path.open("rb") as file:
+            return read_report(file, path.stem).report.run
     except (OSError, ValueError):
         return ""
 
@@ -149,11 +150,12 @@ def _run(path: Path) -> str:
 def _cause(path: Path, kind: Kind) -> str:
     try:
         if kind is Kind.DAMAGED_REPORT:
-            read_report(path, path.stem)
+            with path.open("rb") as file:
+                read_report(file, path.stem)
         elif kind is Kind.DAMAGED_FINALS:
             FinalLeases.parsed(path.read_bytes())
         else:
-            read_state(path)
+            read_state(path.read_bytes())
     except (OSError, ValueError) as error:
         return str(error)
     return ""

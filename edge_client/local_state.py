@@ -9,15 +9,14 @@ Not here: the update itself (`outbox.py`), the command for people (`outbox_comma
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, sync_folder, write_durably
-from shared.durable import make_folder
+from edge_client.files import Files
+from edge_client.state_folder import DAMAGED, TEMPORARY, damaged_name, remedy
 from shared.errors import ConfigError
 from shared.task import Arrays
 
@@ -35,11 +34,11 @@ class LocalState:
     """The state of one device, of every run. All methods touch the disk.
 
     Args:
-        folder: made when first needed.
+        files: of its folder, which is made when first needed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: Files) -> None:
+        self._files = files
         self._in_memory: dict[str, tuple[str, bytes]] = {}  # by lease: run and state that the disk did not take
         self._log = structlog.get_logger()
 
@@ -53,27 +52,27 @@ class LocalState:
             ConfigError: the folder cannot be used.
         """
         try:
-            for path in self._folder.glob(f"*{_PENDING}"):
-                if path.name.partition(".")[0] not in leases:
-                    path.unlink()
-            for path in self._folder.glob(f"*{TEMPORARY}"):
-                path.unlink()
+            for name in self._files.names(_PENDING):
+                if name.partition(".")[0] not in leases:
+                    self._files.delete(name)
+            for name in self._files.names(TEMPORARY):
+                self._files.delete(name)
         except OSError as error:
             raise ConfigError(
-                f"cannot be used: {error.strerror}", where=str(self._folder), hint="see who may write to it"
+                f"cannot be used: {error.strerror}", where=str(self._files.path), hint="see who may write to it"
             ) from error
-        for path in sorted(self._folder.glob(f"*{DAMAGED}")):
-            self._name(path.stem, "it was set aside before")
+        for name in self._files.names(DAMAGED):
+            self._name(name.removesuffix(DAMAGED), "it was set aside before")
 
     def current(self, run: str) -> Arrays:
         """Return what this client returned last and had accepted; {} at first, or when the file is damaged."""
-        path = self._folder / f"{run}{CURRENT}"
-        if not path.exists():
+        name = f"{run}{CURRENT}"
+        if not self._files.has(name):
             return {}
         try:
-            return read_state(path)
+            return read_state(self._files.read(name))
         except (OSError, ValueError) as error:
-            set_aside(path)
+            self._files.rename(name, damaged_name(name))
             self._name(run, str(error))
             return {}
 
@@ -83,13 +82,13 @@ class LocalState:
         Raises:
             TypeError: an array is of a kind that cannot be kept.
         """
-        if not arrays and not (self._folder / f"{run}{CURRENT}").exists():
+        if not arrays and not self._files.has(f"{run}{CURRENT}"):
             return
         packed = pack(arrays)
         packed = hashlib.sha256(packed).digest() + packed
         try:
-            make_folder(self._folder)
-            write_durably(self._folder / f"{lease}.{run}{_PENDING}", packed)
+            self._files.make()
+            self._files.write_durably(f"{lease}.{run}{_PENDING}", packed)
         except OSError as error:
             self._in_memory[lease] = run, packed
             self._log.error("local_state_not_durable", lease=lease, run=run, cause=str(error))
@@ -102,23 +101,22 @@ class LocalState:
         """
         if lease in self._in_memory:
             run, packed = self._in_memory.pop(lease)
-            make_folder(self._folder)
-            write_durably(self._folder / f"{run}{CURRENT}", packed)
-        for path in self._waiting(lease):
-            run = path.name.removeprefix(f"{lease}.").removesuffix(_PENDING)
-            path.replace(self._folder / f"{run}{CURRENT}")
-            sync_folder(self._folder)
+            self._files.make()
+            self._files.write_durably(f"{run}{CURRENT}", packed)
+        for name in self._waiting(lease):
+            run = name.removeprefix(f"{lease}.").removesuffix(_PENDING)
+            self._files.rename(name, f"{run}{CURRENT}")
+            self._files.sync()
             self._forget_old_runs()
 
     def roll_back(self, lease: str) -> None:
         """The update does not count: what was current stays so."""
         self._in_memory.pop(lease, None)
-        for path in self._waiting(lease):
-            path.unlink()
+        for name in self._waiting(lease):
+            self._files.delete(name)
 
-    def _waiting(self, lease: str) -> list[Path]:
-        # one pattern for every lease: pathlib compiles each new one anew, and forgets none
-        return [path for path in self._folder.glob(f"*{_PENDING}") if path.name.startswith(f"{lease}.")]
+    def _waiting(self, lease: str) -> list[str]:
+        return [name for name in self._files.names(_PENDING) if name.startswith(f"{lease}.")]
 
     def _name(self, run: str, cause: str) -> None:
         self._log.error(
@@ -126,23 +124,20 @@ class LocalState:
             run=run,
             cause=cause,
             so="this client goes on without what it had kept",
-            remedy=remedy(self._folder.parent, run),
+            remedy=remedy(self._files.path.parent, run),
         )
 
     def _forget_old_runs(self) -> None:
-        newest_first = sorted(self._folder.glob(f"*{CURRENT}"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
-        for path in newest_first[KEPT_RUNS:]:
-            path.unlink()
+        for name in self._files.newest_first(CURRENT)[KEPT_RUNS:]:
+            self._files.delete(name)
 
 
-def read_state(path: Path) -> Arrays:
-    """Read and check one file.
+def read_state(data: bytes) -> Arrays:
+    """Return what a file holds.
 
     Raises:
         ValueError: it is damaged.
-        OSError: it cannot be read.
     """
-    data = path.read_bytes()
     packed = data[_DIGEST_BYTES:]
     if hashlib.sha256(packed).digest() != data[:_DIGEST_BYTES]:
         raise ValueError("it has another checksum")

@@ -8,15 +8,13 @@ Not here: asking the broker (`downloading.py`, `fetch_window.py`).
 """
 
 import hashlib
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import structlog
 
+from edge_client.files import Files
 from shared.chunking import Bitmap, ChunkLayout, sha256_hex
 from shared.errors import InvalidState, PeerError, Reason
 from shared.messages import ModelRef
@@ -26,16 +24,22 @@ from shared.wire import ModelIndex, decode_index
 __all__ = ["CachedModel", "ModelCache"]
 
 
+INDEX, CHUNKS, BITMAP = "index", "chunks", "bitmap"
+
+_index_of = lru_cache(2)(decode_index)
+"""Devices of one process fetch the same models: their spec and their digests are kept once."""
+
+
 class CachedModel:
     """One model, whole or in part. Every method touches the disk.
 
     Args:
-        folder: of this model alone.
+        files: of this model alone.
         model: its name and sizes.
     """
 
-    def __init__(self, folder: Path, model: ModelRef) -> None:
-        self._folder, self.model = folder, model
+    def __init__(self, files: Files, model: ModelRef) -> None:
+        self._files, self.model = files, model
         self._pieces: dict[int, bytes] = {}
         self._index: ModelIndex | None = None
         self._bitmap = Bitmap(0)
@@ -59,24 +63,24 @@ class CachedModel:
     def load(self) -> None:
         """Take up what an earlier life has fetched; what is damaged is named, and counts as missing."""
         try:
-            if not (self._folder / "index").exists():
+            if not self._files.has(INDEX):
                 self._load_pieces()
                 return
-            self._open(decode_index((self._folder / "index").read_bytes(), self.model))
-            if (self._folder / "bitmap").exists():
-                self._load_chunks(Bitmap(self._bitmap.n, (self._folder / "bitmap").read_bytes()))
-            os.utime(self._folder)
+            self._open(_index_of(self._files.read(INDEX), self.model))
+            if self._files.has(BITMAP):
+                self._load_chunks(Bitmap(self._bitmap.n, self._files.read(BITMAP)))
+            self._files.touch()
         except (OSError, PeerError, InvalidState) as error:
             self._damaged(str(error))
 
     def _load_pieces(self) -> None:
         for piece in range(len(self._index_layout)):
-            path = self._piece(piece)
-            if path.exists() and len(data := path.read_bytes()) == self._index_layout.length(piece):
+            name = _piece(piece)
+            if self._files.has(name) and len(data := self._files.read(name)) == self._index_layout.length(piece):
                 self._pieces[piece] = data
 
     def _load_chunks(self, bits: Bitmap) -> None:
-        with (self._folder / "chunks").open("rb") as file:
+        with self._files.open(CHUNKS) as file:
             for i in range(bits.n):
                 if i in bits:
                     file.seek(self._layout.start(i))
@@ -88,7 +92,7 @@ class CachedModel:
     def _damaged(self, cause: str) -> None:
         log = structlog.get_logger()
         log.warning(
-            "cached_model_damaged", folder=str(self._folder), cause=cause, so="what is missing is fetched again"
+            "cached_model_damaged", folder=str(self._files.path), cause=cause, so="what is missing is fetched again"
         )
 
     def missing_pieces(self) -> list[int]:
@@ -113,8 +117,7 @@ class CachedModel:
                 continue
             self._pieces[piece] = data
             if len(self._index_layout) > 1:  # a single one is fetched again as quickly as it is read
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._piece(piece).write_bytes(data)
+                self._files.write(_piece(piece), data)
             right.append(piece)
         return right
 
@@ -132,19 +135,17 @@ class CachedModel:
             raise PeerError(Reason.DIGEST, f"pieces {missing[:8]} of the index are to be fetched again")
         payload = b"".join(self._pieces[piece] for piece in range(len(self._index_layout)))
         self._pieces.clear()
-        for piece in range(len(self._index_layout)):
-            self._piece(piece).unlink(missing_ok=True)
-        index = decode_index(payload, self.model)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "index").write_bytes(payload)  # not synchronised: what a power cut takes is fetched again
-        chunks = self._folder / "chunks"
-        if chunks.exists() and chunks.stat().st_size == index.size:  # the index alone was damaged
+        if len(self._index_layout) > 1:
+            for piece in range(len(self._index_layout)):
+                self._files.delete(_piece(piece))
+        index = _index_of(payload, self.model)
+        self._files.write(INDEX, payload)  # not synchronised: what a power cut takes is fetched again
+        if self._files.has(CHUNKS) and self._files.size(CHUNKS) == index.size:  # the index alone was damaged
             self.load()
         else:
             self._open(index)
-            (self._folder / "bitmap").unlink(missing_ok=True)
-            with chunks.open("wb") as file:
-                file.truncate(index.size)
+            self._files.delete(BITMAP)
+            self._files.allocate(CHUNKS, index.size)
         return index
 
     def add_chunks(self, chunks: Iterable[tuple[int, bytes]]) -> list[int]:
@@ -156,13 +157,10 @@ class CachedModel:
         right = [(i, data) for i, data in chunks if 0 <= i < self._bitmap.n and self._is_right(i, data)]
         new = {i: data for i, data in right if i not in self._bitmap}
         if new:
-            with _opened(self._folder / "chunks") as file:
-                for i, data in new.items():
-                    os.pwrite(file, data, self._layout.start(i))
+            self._files.write_at(CHUNKS, {self._layout.start(i): data for i, data in new.items()})
             for i in new:
                 self._bitmap.add(i)
-            with _opened(self._folder / "bitmap") as file:  # over the old one: to truncate it first costs a flush
-                os.pwrite(file, self._bitmap.to_bytes(), 0)
+            self._files.write_at(BITMAP, {0: self._bitmap.to_bytes()})
         return [i for i, _ in right]
 
     def read(self) -> Vector:
@@ -174,15 +172,12 @@ class CachedModel:
         """
         if self._index is None or not self.is_whole:
             raise InvalidState(f"model {self.model.digest} is not whole")
-        data = np.fromfile(self._folder / "chunks", np.uint8)
+        data = self._files.array(CHUNKS)
         if sha256_hex(data.data) != self._index.sha256:
             self._bitmap.clear()
             self._damaged("it is not what was fetched")
-            raise OSError(f"the model on disk is damaged, and will be fetched again: {self._folder}")
+            raise OSError(f"the model on disk is damaged, and will be fetched again: {self._files.path}")
         return data.view("<f4").astype(np.float32, copy=False)
-
-    def _piece(self, piece: int) -> Path:
-        return self._folder / f"piece-{piece}"
 
     @property
     def _layout(self) -> ChunkLayout:
@@ -198,30 +193,25 @@ class CachedModel:
         return len(data) == self._layout.length(i) and hashlib.sha256(data).digest() == self._index.chunks[i]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _piece(piece: int) -> str:
+    return f"piece-{piece}"
 
 
 class ModelCache:
     """The models of one device.
 
     Args:
-        folder: one folder a digest lies below it.
+        files: one folder a digest lies below it.
         quota_bytes: models kept; the one used longest ago goes first, the one in use never.
     """
 
-    def __init__(self, folder: Path, quota_bytes: int) -> None:
-        self._folder, self._quota_bytes = folder, quota_bytes
+    def __init__(self, files: Files, quota_bytes: int) -> None:
+        self._files, self._quota_bytes = files, quota_bytes
         self._log = structlog.get_logger()
 
     def open(self, model: ModelRef) -> CachedModel:
         """Return what there is of a model. Touches the disk."""
-        cached = CachedModel(self._folder / model.digest, model)
+        cached = CachedModel(self._files.below(model.digest), model)
         cached.load()
         return cached
 
@@ -233,12 +223,12 @@ class ModelCache:
         try:
             self._delete_oldest(index.size, in_use.model.digest)
         except OSError as error:
-            self._log.warning("models_not_dropped", cause=str(error), folder=str(self._folder))
+            self._log.warning("models_not_dropped", cause=str(error), folder=str(self._files.path))
 
     def _delete_oldest(self, total: int, in_use: str) -> None:
-        others = [path for path in self._folder.iterdir() if path.is_dir() and path.name != in_use]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-            total += sum(file.stat().st_size for file in path.iterdir())
-            if total > self._quota_bytes:
-                shutil.rmtree(path, ignore_errors=True)
-                self._log.info("model_dropped", digest=path.name)
+        for digest in self._files.newest_first():
+            if digest != in_use:
+                total += self._files.size(digest)
+                if total > self._quota_bytes:
+                    self._files.delete(digest)
+                    self._log.info("model_dropped", digest=digest)

@@ -9,14 +9,13 @@ outcome (`local_state.py`), the command for people (`outbox_command.py`).
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
+from edge_client.files import Files
 from edge_client.final_leases import FINALS, LEASE, FinalLeases
 from edge_client.report_files import REPORT, OutboxEntry, header_of, read_report
-from edge_client.state_folder import DAMAGED, TEMPORARY, remedy, set_aside, write_durably, write_whole
-from shared.durable import make_folder
+from edge_client.state_folder import DAMAGED, TEMPORARY, damaged_name, remedy
 from shared.errors import ConfigError, InvalidState
 from shared.messages import Report
 
@@ -27,7 +26,7 @@ class Outbox:
     """The reports of one device. Every method but `entry` and `entries` touches the disk.
 
     Args:
-        folder: of the outbox; made where it does not exist.
+        files: of the outbox; its folder is made where it does not exist.
         quota_bytes: updates kept; the oldest goes first, the newest never.
         keep_s: seconds an update is kept.
         wall_clock: seconds since 1970; it may be set at any time, so it tells ages across a reboot only.
@@ -36,14 +35,14 @@ class Outbox:
 
     def __init__(
         self,
-        folder: Path,
+        files: Files,
         *,
         quota_bytes: int,
         keep_s: float,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._quota_bytes, self._keep_s = folder, quota_bytes, keep_s
+        self._files, self._quota_bytes, self._keep_s = files, quota_bytes, keep_s
         self._wall_clock, self._clock = wall_clock, clock
         self._entries: dict[str, OutboxEntry] = {}
         self._born: dict[str, float] = {}  # by the monotonic clock
@@ -64,7 +63,8 @@ class Outbox:
     @property
     def damaged(self) -> list[str]:
         """Leases whose reports are set aside. Touches the disk."""
-        return sorted(path.stem for path in self._folder.glob(f"*{DAMAGED}") if LEASE.fullmatch(path.stem))
+        stems = [name.removesuffix(DAMAGED) for name in self._files.names(DAMAGED)]
+        return [stem for stem in stems if LEASE.fullmatch(stem)]
 
     def entry(self, lease: str) -> OutboxEntry | None:
         """Return a report; None: it is not here (any more)."""
@@ -79,17 +79,17 @@ class Outbox:
             ConfigError: the folder cannot be used.
         """
         try:
-            make_folder(self._folder)
+            self._files.make()
             self._load_finals()
-            for leftover in self._folder.glob(f"*{TEMPORARY}"):
-                leftover.unlink()
+            for leftover in self._files.names(TEMPORARY):
+                self._files.delete(leftover)
             for lease in self.damaged:
                 self._name(lease, "it was set aside before")
-            for path in sorted(self._folder.glob(f"*{REPORT}")):
-                self._load(path)
+            for name in self._files.names(REPORT):
+                self._load(name)
         except OSError as error:
             raise ConfigError(
-                f"cannot be used: {error.strerror}", where=str(self._folder), hint="see who may write to it"
+                f"cannot be used: {error.strerror}", where=str(self._files.path), hint="see who may write to it"
             ) from error
         self._drop_oldest(keep="", is_old=lambda entry: False)
 
@@ -106,14 +106,14 @@ class Outbox:
         self._entries[report.lease], self._born[report.lease] = entry, self._clock()
         dropped = self._drop_oldest(keep=report.lease, is_old=self._is_old)
         try:
-            write_durably(self._path(report.lease), header, payload)
+            self._files.write_durably(_name_of(report.lease), header, payload)
         except OSError as error:
             self._in_memory[report.lease] = payload
             self._log.error(
                 "outbox_not_durable",
                 lease=report.lease,
                 cause=str(error),
-                folder=str(self._folder),
+                folder=str(self._files.path),
                 so="it is kept in memory and offered; it is lost if this process ends before its receipt",
             )
         return dropped
@@ -138,7 +138,7 @@ class Outbox:
         length = entry.n_bytes - offset if length is None else length
         if lease in self._in_memory:
             return self._in_memory[lease][offset : offset + length]
-        with self._path(lease).open("rb") as file:
+        with self._files.open(_name_of(lease)) as file:
             file.seek(entry.start + offset)
             return file.read(length)
 
@@ -150,52 +150,53 @@ class Outbox:
         """
         if self._finals.add(lease):
             try:
-                write_whole(self._finals_path, "\n".join(self._finals).encode())
+                self._files.write_whole(FINALS, "\n".join(self._finals).encode())
             except OSError as error:
-                self._log.error("final_lease_not_kept", lease=lease, cause=str(error), folder=str(self._folder))
+                self._log.error("final_lease_not_kept", lease=lease, cause=str(error), folder=str(self._files.path))
         self._delete(lease)
 
     def drop(self, lease: str) -> None:
         """Set a report aside that cannot be read any more."""
         self._entries.pop(lease, None)
         self._in_memory.pop(lease, None)
-        path = self._path(lease)
         try:
-            if path.exists():
-                set_aside(path)
+            if self._files.has(_name_of(lease)):
+                self._set_aside(_name_of(lease))
                 self._name(lease, "it cannot be read")
         except OSError as error:
-            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._folder))
+            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._files.path))
 
     def _load_finals(self) -> None:
-        if not self._finals_path.exists():
+        if not self._files.has(FINALS):
             return
         try:
-            self._finals = FinalLeases.parsed(self._finals_path.read_bytes())
+            self._finals = FinalLeases.parsed(self._files.read(FINALS))
         except ValueError as error:
             self._log.error(
                 "final_leases_damaged",
                 cause=str(error),
-                kept_as=str(set_aside(self._finals_path)),
+                kept_as=str(self._files.path / self._set_aside(FINALS)),
                 so="an assignment that was final may be worked on once more; it is counted once all the same",
-                remedy=remedy(self._folder.parent, FINALS),
+                remedy=remedy(self._files.path.parent, FINALS),
             )
 
-    def _load(self, path: Path) -> None:
+    def _load(self, name: str) -> None:
+        lease = name.removesuffix(REPORT)
         try:
-            entry = read_report(path, path.stem)
+            with self._files.open(name) as file:
+                entry = read_report(file, lease)
         except (OSError, ValueError) as error:
-            set_aside(path)
-            self._name(path.stem, str(error))
+            self._set_aside(name)
+            self._name(lease, str(error))
             return
         if entry.lease in self._finals:  # the power went between the outcome and the deletion
-            path.unlink()
+            self._files.delete(name)
             return
         self._entries[entry.lease] = entry
         self._born[entry.lease] = self._clock() - max(0.0, self._wall_clock() - entry.stored_at)
 
     def _name(self, lease: str, cause: str) -> None:
-        device = self._folder.parent
+        device = self._files.path.parent
         self._log.error("outbox_entry_damaged", lease=lease, cause=cause, remedy=remedy(device, lease))
 
     def _is_old(self, entry: OutboxEntry) -> bool:
@@ -220,13 +221,15 @@ class Outbox:
         if self._entries.pop(lease, None) is None or self._in_memory.pop(lease, None) is not None:
             return
         try:
-            self._path(lease).unlink(missing_ok=True)
+            self._files.delete(_name_of(lease))
         except OSError as error:  # the next start tries again
-            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._folder))
+            self._log.error("outbox_entry_stays", lease=lease, cause=str(error), folder=str(self._files.path))
 
-    def _path(self, lease: str) -> Path:
-        return self._folder / f"{lease}{REPORT}"
+    def _set_aside(self, name: str) -> str:
+        """Take a damaged file out of use, and return what it is called now."""
+        self._files.rename(name, damaged_name(name))
+        return damaged_name(name)
 
-    @property
-    def _finals_path(self) -> Path:
-        return self._folder / FINALS
+
+def _name_of(lease: str) -> str:
+    return f"{lease}{REPORT}"

@@ -83,10 +83,8 @@ class Presence:
     @property
     def deadline(self) -> float | None:
         """When the next check-in is due."""
-        idle_at, epoch_at = self._idle_check_in_at, self._epoch_check_in_at
-        if idle_at is None or epoch_at is None:
-            return epoch_at if idle_at is None else idle_at
-        return min(idle_at, epoch_at)
+        instants = (at for at in (self._idle_check_in_at, self._epoch_check_in_at) if at is not None)
+        return min(instants, default=None)
 
     def connected(self, connection: int) -> None:
         """A connection stands.

@@ -5,7 +5,7 @@ Not here: which reports there are (`outbox.py`).
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import msgpack
 
@@ -65,34 +65,33 @@ def header_of(report: Report, *, round: int, version: int, stored_at: float, n_b
     return entry, MAGIC + len(packed).to_bytes(4, "big") + hashlib.sha256(packed).digest() + packed
 
 
-def read_report(path: Path, lease: str) -> OutboxEntry:
+def read_report(file: BinaryIO, lease: str) -> OutboxEntry:
     """Read and check one file, the update included.
 
     Raises:
         ValueError: it is damaged, or is not of that lease.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        prefix = file.read(_PREFIX_BYTES)
-        if len(prefix) < _PREFIX_BYTES:
-            raise ValueError(f"it ends after {len(prefix)} bytes, within its header")
-        if not prefix.startswith(MAGIC):
-            raise ValueError("it does not begin like an outbox entry")
-        n_header = int.from_bytes(prefix[len(MAGIC) : len(MAGIC) + 4], "big")
-        header = file.read(n_header)
-        if len(header) < n_header:
-            raise ValueError(f"it ends after {len(prefix) + len(header)} bytes, within its header")
-        if hashlib.sha256(header).digest() != prefix[-32:]:
-            raise ValueError("its header has another checksum")
-        head = msgpack.unpackb(header)
-        try:
-            report = decode(Report, head["report"], max_data_bytes=0)
-        except PeerError as error:
-            raise ValueError(f"its report is none: {error}") from error
-        hasher, n_bytes = hashlib.sha256(), 0
-        while block := file.read(_BLOCK_BYTES):
-            hasher.update(block)
-            n_bytes += len(block)
+    prefix = file.read(_PREFIX_BYTES)
+    if len(prefix) < _PREFIX_BYTES:
+        raise ValueError(f"it ends after {len(prefix)} bytes, within its header")
+    if not prefix.startswith(MAGIC):
+        raise ValueError("it does not begin like an outbox entry")
+    n_header = int.from_bytes(prefix[len(MAGIC) : len(MAGIC) + 4], "big")
+    header = file.read(n_header)
+    if len(header) < n_header:
+        raise ValueError(f"it ends after {len(prefix) + len(header)} bytes, within its header")
+    if hashlib.sha256(header).digest() != prefix[-32:]:
+        raise ValueError("its header has another checksum")
+    head = msgpack.unpackb(header)
+    try:
+        report = decode(Report, head["report"], max_data_bytes=0)
+    except PeerError as error:
+        raise ValueError(f"its report is none: {error}") from error
+    hasher, n_bytes = hashlib.sha256(), 0
+    while block := file.read(_BLOCK_BYTES):
+        hasher.update(block)
+        n_bytes += len(block)
     if report.lease != lease:
         raise ValueError(f"it holds lease {report.lease}")
     if missing := (report.size or 0) - n_bytes:

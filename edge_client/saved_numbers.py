@@ -5,11 +5,9 @@ What cannot be read is named and counts as nothing known: the network tells it a
 Not here: what follows from them (`upload.py`, `presence.py`).
 """
 
-from pathlib import Path
-
 import structlog
 
-from edge_client.state_folder import write_durably
+from edge_client.files import Files
 
 __all__ = ["SavedNumber"]
 
@@ -18,31 +16,37 @@ class SavedNumber:
     """One whole number in one file. Both methods touch the disk.
 
     Args:
-        path: of the file.
+        files: where it lies.
+        name: of the file.
         least: the smallest that makes sense.
     """
 
-    def __init__(self, path: Path, *, least: int) -> None:
-        self._path, self._least = path, least
+    def __init__(self, files: Files, name: str, *, least: int) -> None:
+        self._files, self._name, self._least = files, name, least
         self._log = structlog.get_logger()
 
     def read(self) -> int | None:
         """Return the number; None: nothing known."""
-        if not self._path.exists():
+        if not self._files.has(self._name):
             return None
         try:
-            text = self._path.read_text().strip()
+            text = self._files.read(self._name).decode().strip()
             number = int(text) if text else None
             if number is not None and number < self._least:
                 raise ValueError(f"{number} is below {self._least}")
         except (OSError, ValueError) as error:
-            self._log.warning("saved_number_damaged", file=str(self._path), cause=str(error), so="it is learned anew")
+            self._log.warning(
+                "saved_number_damaged",
+                file=str(self._files.path / self._name),
+                cause=str(error),
+                so="it is learned anew",
+            )
             return None
         return number
 
     def write(self, number: int | None) -> None:
         """Keep a number; what cannot be kept is named in the log."""
         try:
-            write_durably(self._path, str("" if number is None else number).encode())
+            self._files.write_durably(self._name, str("" if number is None else number).encode())
         except OSError as error:
-            self._log.warning("saved_number_not_kept", file=str(self._path), cause=str(error))
+            self._log.warning("saved_number_not_kept", file=str(self._files.path / self._name), cause=str(error))

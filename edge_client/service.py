@@ -26,10 +26,10 @@ from edge_client.device_status import STOPPED, gone, here
 from edge_client.device_work import DeviceWork
 from edge_client.eligibility import Conditions, Refusal, refusal_of, rules_of
 from edge_client.events import Command, Event, Sending
+from edge_client.files import Files, OnDisk
 from edge_client.link import Link, instant_in
 from edge_client.participant_machine import ParticipantMachine
 from edge_client.session import Session
-from edge_client.state_folder import lock_folder
 from edge_client.training_line import TrainingLine
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
@@ -63,6 +63,7 @@ class EdgeClient:
         look: reads the device's conditions; default: of this machine, as far as Linux tells them.
         spec: of the task's model, if somebody has asked the task already.
         line: of all that train in the same lanes; default: this device alone.
+        files: where it keeps its state; default: in the folder that the settings name.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class EdgeClient:
         look: Callable[[], Conditions] | None = None,
         spec: ParameterSpec | None = None,
         line: TrainingLine | None = None,
+        files: Files | None = None,
     ) -> None:
         self._settings, self._task, self._client = settings, task, client
         self._run_blocking, self._clock, self._spec = run_blocking, clock, spec
@@ -85,6 +87,7 @@ class EdgeClient:
         self._look = look or partial(read_conditions, data=client.data, metered_interfaces=metered)
         self._rules = rules_of(settings.eligibility)
         self._line = line or TrainingLine()
+        self._files = files or OnDisk(settings.state_folder(client.id))
         self._rng = rng or Random()
         self._topics = Topics(settings.fleet)
         self._status_topic = self._topics.build(StatusTopic(client.id))
@@ -93,7 +96,7 @@ class EdgeClient:
         self._ended = asyncio.Event()
         self._reconnect = Reconnect(self._rng)
         self._link = Link(transport, self._reconnect, self._ended)
-        self._has_new_deadline = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._away: Refusal | None = None
         self._failure: ConfigError | None = None
@@ -116,10 +119,12 @@ class EdgeClient:
         """
         with (
             structlog.contextvars.bound_contextvars(device=self._client.id),
-            lock_folder(self._settings.state_folder(self._client.id)),
+            self._files.lock(),
             _lanes(self._run_blocking) as run_blocking,
         ):
-            self._work = DeviceWork(self._settings, self._task, self._client, run_blocking, self._clock, self._line)
+            self._work = DeviceWork(
+                self._settings, self._task, self._client, run_blocking, self._clock, self._line, self._files
+            )
             await self._work.open(self._spec)
             self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_chunk_bytes)
             self._machine = ParticipantMachine(
@@ -135,7 +140,6 @@ class EdgeClient:
             try:
                 async with self._background:
                     tasks = [
-                        self._background.create_task(self._keep_time(), name="deadlines"),
                         self._background.create_task(self._look_at_self(), name="conditions"),
                         self._background.create_task(self._expire(), name="expiry"),
                     ]
@@ -151,6 +155,9 @@ class EdgeClient:
                         task.cancel()
             except BaseExceptionGroup as errors:
                 rethrow(errors)
+            finally:
+                if self._alarm is not None:
+                    self._alarm.cancel()
             if self._failure is not None:
                 raise self._failure
 
@@ -158,7 +165,7 @@ class EdgeClient:
         """Give the machine an event and carry out what it answers."""
         for command in self._machine.handle(event, asyncio.get_running_loop().time()):
             self._execute(command)
-        self._has_new_deadline.set()
+        self._set_alarm()
 
     # the link
 
@@ -211,15 +218,25 @@ class EdgeClient:
 
     # the machine
 
-    async def _keep_time(self) -> None:
-        """Tell the machine when its deadline has passed."""
-        while True:
-            self._has_new_deadline.clear()
-            try:
-                async with asyncio.timeout_at(self._machine.deadline):
-                    await self._has_new_deadline.wait()
-            except TimeoutError:
-                self.tell(events.DeadlinePassed())
+    def _set_alarm(self) -> None:
+        """Look at the deadline when it has passed. One that was moved back is looked at too early, and then again."""
+        deadline = self._machine.deadline
+        if deadline is None or (self._alarm is not None and self._alarm.when() <= deadline):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(deadline, self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        self._alarm = None
+        deadline = self._machine.deadline
+        if deadline is not None and deadline <= asyncio.get_running_loop().time():
+            self._spawn(self._pass_deadline(), "deadline")
+        else:
+            self._set_alarm()
+
+    async def _pass_deadline(self) -> None:
+        self.tell(events.DeadlinePassed())
 
     async def _look_at_self(self) -> None:
         while True:

@@ -8,7 +8,7 @@ Not here: opening links (`service.py`), deciding (`participant_machine.py`).
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import structlog
@@ -48,6 +48,11 @@ _SPEC = "spec"  # the download that only explains
 
 class _Over(Exception):
     """The device is to leave; ends the tasks of a connection."""
+
+
+# All devices of a process are told the same: what one has decoded, no other need decode again.
+_fleet_of = lru_cache(4)(partial(decode, Fleet))
+_round_of = lru_cache(4)(partial(decode, Round))
 
 
 class Session:
@@ -201,12 +206,12 @@ class Session:
         payload = message.payload
         match self._topics.parse(message.topic):
             case FleetTopic():
-                self._tell(events.FleetSeen(decode(Fleet, payload), message.retained))
+                self._tell(events.FleetSeen(_fleet_of(payload), message.retained))
                 waiting, self._offers = self._offers, {}
                 for lease in waiting:
                     self.offer(lease)
             case RoundTopic(run):
-                manifest = decode(Round, payload)
+                manifest = _round_of(payload)
                 if manifest.run != run:
                     raise PeerError(Reason.OTHER_RUN, f"the manifest of {run} says {manifest.run}")
                 self._tell(events.RoundSeen(manifest, message.retained))

@@ -10,12 +10,21 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from shared.durable import make_folder, sync_folder
 from shared.errors import AlreadyServed, ConfigError
 
-__all__ = ["DAMAGED", "TEMPORARY", "lock_folder", "remedy", "set_aside", "sync_folder", "write_durably", "write_whole"]
+__all__ = [
+    "DAMAGED",
+    "TEMPORARY",
+    "damaged_name",
+    "lock_folder",
+    "remedy",
+    "sync_folder",
+    "write_durably",
+    "write_whole",
+]
 
 LOCK_NAME = "lock"
 TEMPORARY = ".part"
@@ -85,13 +94,9 @@ def write_durably(path: Path, *parts: bytes) -> None:
     sync_folder(path.parent)
 
 
-def set_aside(path: Path) -> Path:
-    """Take a damaged file out of use, and return where it lies now.
-
-    Raises:
-        OSError: it cannot be renamed.
-    """
-    return path.replace(path.with_suffix(DAMAGED))
+def damaged_name(name: str) -> str:
+    """Return what a damaged file is called once it is out of use."""
+    return PurePath(name).with_suffix(DAMAGED).name
 
 
 def remedy(device_folder: Path, name: str) -> str:

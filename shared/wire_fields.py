@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 def for_people(text: str) -> str:
     """Return a text as it may stand in a message, a log and a terminal: one printable line of at most 256 bytes."""
+    if text.isprintable() and text.isascii() and len(text) <= MAX_TEXT_BYTES:
+        return text
     line = "".join(c if c.isprintable() else " " for c in text[: MAX_TEXT_BYTES * 2])
     return line.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")
 

@@ -25,6 +25,7 @@ from broker.simulated import SimulatedBroker
 from broker.transport import Transport
 from edge_client.config import EdgeSettings
 from edge_client.eligibility import Conditions
+from edge_client.files import Files, OnDisk
 from edge_client.service import EdgeClient
 from shared.blocking import Lane
 from shared.errors import InvalidState
@@ -35,6 +36,7 @@ from shared.wire import decode_json
 from simulator.disk_image import Image
 from simulator.inline_blocking import DelayRange, InlineBlocking
 from simulator.lossy_disk import Death, LossyDisk, Machine
+from simulator.memory_files import InMemory
 from simulator.tapping import TappedTransport
 
 __all__ = ["AGGREGATOR", "Fleet"]
@@ -67,6 +69,7 @@ class _Device:
     client: Client
     task: Task
     transport: Transport
+    files: Files
     delays: Mapping[Lane, DelayRange]
 
 
@@ -76,11 +79,14 @@ class Fleet:
     Args:
         settings: the aggregator's; its `output.folder` is where the run lies.
         task: what is learned.
-        folder: where devices keep their state, each in a folder of its own.
+        folder: where devices keep their state, each in a folder of its own; in memory it is but its name.
         seed: of the broker, of every link, delay and device.
         faults: how the broker misbehaves.
         edge: the devices' settings; fleet, folder and id are set here.
         disk: what every service lives on; None: one that loses nothing.
+        in_memory: whether devices keep their state in memory: thousands cost no descriptors, and nothing is to be lost.
+        delays: how long everybody's work takes, by lane, where nothing else is said; None: as `inline_blocking.QUICK`
+            says.
         late: probability that a piece of blocking work takes much longer (`InlineBlocking`).
         show: is shown what each service publishes: its name, topic and payload.
         show_death: is shown who has died, and what is left on the disk.
@@ -97,6 +103,8 @@ class Fleet:
         faults: Faults | None = None,
         edge: EdgeSettings | None = None,
         disk: LossyDisk | None = None,
+        in_memory: bool = False,
+        delays: Mapping[Lane, DelayRange] | None = None,
         late: float = 0.0,
         show: Callable[[str, str, bytes], None] | None = None,
         show_death: Callable[[str, Image], None] | None = None,
@@ -108,6 +116,10 @@ class Fleet:
         self._task = task
         self._edge = (edge or EdgeSettings()).model_copy(update={"fleet": settings.fleet, "folder": folder})
         self._seed, self._disk, self._late, self._show = seed, disk, late, show
+        self._delays = delays or {}
+        if in_memory and disk is not None:
+            raise InvalidState("what is kept in memory cannot be lost by a disk")
+        self._in_memory = in_memory
         self._show_death, self._on_error = show_death, on_error
         self._n_lives = 0
         self._devices: dict[str, _Device] = {}
@@ -167,12 +179,14 @@ class Fleet:
             partition: handed to the task.
             link: its way to the broker; None: as the broker's faults say.
             task: its own, in place of the fleet's.
-            delays: how long its work takes, by lane; None: as `inline_blocking.QUICK` says.
+            delays: how long its work takes, by lane, in place of the fleet's.
         """
+        folder = self._edge.state_folder(device)
         self._devices[device] = _Device(
             client=Client(id=ClientId(device), partition=partition),
             task=task or self._task,
             transport=self._transport(device, link),
+            files=InMemory(str(folder)) if self._in_memory else OnDisk(folder),
             delays=delays or {},
         )
         self.start(device)
@@ -190,6 +204,7 @@ class Fleet:
             rng=Random(f"{self._seed}/{device}/{self._n_lives}"),
             clock=asyncio.get_running_loop().time,
             look=Conditions,
+            files=known.files,
         )
         self._start(device, service.run, blocking)
 
@@ -258,6 +273,7 @@ class Fleet:
     def _blocking(self, name: str, delays: Mapping[Lane, DelayRange]) -> InlineBlocking:
         self._n_lives += 1
         machine, rng = self.machine(name), Random(f"{self._seed}/{name}/{self._n_lives}/delays")
+        delays = {**self._delays, **delays}
         return InlineBlocking(rng, delays, late=self._late, within=None if machine is None else machine.work)
 
     def _transport(self, name: str, link: LinkProfile | None = None) -> Transport:

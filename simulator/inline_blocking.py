@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from shared.blocking import Lane
 
-__all__ = ["LATE", "QUICK", "DelayRange", "InlineBlocking"]
+__all__ = ["AT_ONCE", "LATE", "QUICK", "DelayRange", "InlineBlocking"]
 
 T = TypeVar("T")
 
@@ -31,7 +31,8 @@ QUICK: Mapping[Lane, DelayRange] = {
     Lane.TRAINING: (0.5, 2.0),
 }
 """A small model on a healthy machine."""
-
+AT_ONCE: Mapping[Lane, DelayRange] = {Lane.DISK: (0.0, 0.0), Lane.COMPUTE: (0.0, 0.0)}
+"""Where milliseconds of a disk and of digests do not matter: an instant of a lane costs neither a timer nor a turn."""
 
 LATE: DelayRange = (0.5, 30.0)
 """A disk that was asleep, a machine that swaps; drawn log-uniformly."""
@@ -52,7 +53,8 @@ class InlineBlocking:
 
     Args:
         rng: where the delays come from.
-        delays: seconds that work takes, by lane; lanes that are missing take those of `QUICK`.
+        delays: seconds that work takes, by lane; lanes that are missing take those of `QUICK`. What takes no time
+            is done at once, and nothing else happens meanwhile.
         late: probability that a piece of work takes as long as `LATE` says instead.
         within: makes the calls, such as `Machine.work`.
     """
@@ -68,6 +70,7 @@ class InlineBlocking:
         self._rng = rng
         self._delays = {**QUICK, **(delays or {})}
         self._late = late
+        self._instant = frozenset(lane for lane, (_, most_s) in self._delays.items() if most_s == 0 and not late)
         self._within = within
         self._queues: dict[Lane, deque[_Piece]] = {}
         self._timers: dict[Lane, asyncio.TimerHandle] = {}
@@ -77,6 +80,11 @@ class InlineBlocking:
         """See `RunBlocking`."""
         if self._is_closed:  # asked for while its process is being killed: there is no more of it
             raise asyncio.CancelledError
+        if lane in self._instant:
+            result: T = work() if self._within is None else self._within(work)
+            if self._is_closed:  # the work itself was the end of this process
+                raise asyncio.CancelledError
+            return result
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queue = self._queues.setdefault(lane, deque())
         queue.append(_Piece(work, done))

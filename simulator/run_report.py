@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_client.files import OnDisk
 from edge_client.kept_files import device_folders
 from edge_client.outbox import Outbox
 from shared.errors import ConfigError, FederationError
@@ -160,7 +161,7 @@ def report_of(run_folder: Path) -> RunReport:
 def _held(devices: Path) -> Iterator[Held]:
     """Yield what devices would find in their outboxes at their next start."""
     for folder in device_folders(devices) if devices.exists() else ():
-        box = Outbox(folder / OUTBOX, quota_bytes=2**40, keep_s=1e9)
+        box = Outbox(OnDisk(folder / OUTBOX), quota_bytes=2**40, keep_s=1e9)
         box.load()
         for entry in box.entries:
             yield Held(device=folder.name, lease=entry.lease, sha256=entry.report.sha256 or "")

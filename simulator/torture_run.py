@@ -24,6 +24,7 @@ from typing import Any
 
 from broker.link import Failures, LinkProfile
 from broker.server.faulty_link import FaultyLink, faulty_link
+from edge_client.files import OnDisk
 from edge_client.outbox import Outbox
 from simulator.torture_acts import Acts
 from simulator.torture_broker import HOST, KillableBroker
@@ -305,7 +306,7 @@ class TortureRun:
         """Yield what a device would find in its outbox at its next start."""
         for number in range(self._scale.population):
             folder = self._folder / "devices" / FLEET / _device(number) / "outbox"
-            outbox = Outbox(folder, quota_bytes=2**40, keep_s=1e9)
+            outbox = Outbox(OnDisk(folder), quota_bytes=2**40, keep_s=1e9)
             outbox.load()
             for entry in outbox.entries:
                 yield Held(device=_device(number), lease=entry.lease, sha256=entry.report.sha256 or "")

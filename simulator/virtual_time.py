@@ -9,13 +9,11 @@ Not supported, for their time is real: threads (`run_in_executor` and `asyncio.t
 """
 
 import asyncio
-import gc
 import heapq
 import math
 import selectors
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import Any, Never, TypeVar, TypeVarTuple, Unpack
 
@@ -30,10 +28,6 @@ CLOCK_RESOLUTION_S = 1e-6
 """Timers this close are due together: once the time is large, a float cannot hold the nanosecond."""
 
 
-COLLECT_EVERY = (50_000, 20, 50)
-"""Thresholds of the garbage collector: at the usual (700, 10, 10) a sixth of a fleet's time goes into it."""
-
-
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at time 0.0 and never waits.
 
@@ -43,6 +37,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     _ready: deque[asyncio.Handle]  # of `asyncio`, as are the next
     _stopping: bool
+    _debug: bool
+    _closed: bool
 
     def __init__(self, *, limit_s: float = math.inf) -> None:
         self._now = 0.0
@@ -70,6 +66,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if self._now > self._limit_s:
             limit_s, self._limit_s = self._limit_s, math.inf  # what is cancelled now may still need time to end
             raise InvalidState(f"not finished after {limit_s:g} s of virtual time")
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """See `asyncio.AbstractEventLoop`; there are no threads here whose calls would have to be noticed."""
+        if self._debug or self._closed:
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -130,17 +136,6 @@ class _NoSelector(selectors.BaseSelector):
         return self._keys
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let Python look for cycles less often: in a large fleet hardly anything that a turn makes is one."""
-    before = gc.get_threshold()
-    gc.set_threshold(*COLLECT_EVERY)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 def run_in_virtual_time(coroutine: Coroutine[Any, Any, T], *, limit_s: float = math.inf, debug: bool = False) -> T:
     """Run a coroutine to its end on a loop of its own, and return what it returns.
 
@@ -152,8 +147,5 @@ def run_in_virtual_time(coroutine: Coroutine[Any, Any, T], *, limit_s: float = m
     Raises:
         InvalidState: it hangs, or is not finished in time.
     """
-    with (
-        _rare_collections(),
-        asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit_s=limit_s), debug=debug) as runner,
-    ):
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit_s=limit_s), debug=debug) as runner:
         return runner.run(coroutine)

@@ -20,6 +20,7 @@ import pytest
 
 from aggregator.config import Settings
 from aggregator.history import RunHistory
+from edge_client.files import OnDisk
 from edge_client.outbox import Outbox
 from simulator.torture_broker import KillableBroker, killable_broker
 from simulator.torture_checks import Held, Row, judge, read_rows
@@ -135,7 +136,7 @@ class Scene:
     def _held(self) -> list[Held]:
         held = []
         for device in DEVICES:
-            outbox = Outbox(self.folder / "devices" / FLEET / device / "outbox", quota_bytes=2**40, keep_s=1e9)
+            outbox = Outbox(OnDisk(self.folder / "devices" / FLEET / device / "outbox"), quota_bytes=2**40, keep_s=1e9)
             outbox.load()
             held += [Held(device=device, lease=e.lease, sha256=e.report.sha256 or "") for e in outbox.entries]
         return held

@@ -9,6 +9,7 @@ import structlog
 
 from broker.simulated import SimulatedBroker
 from edge_client.downloading import Download
+from edge_client.files import OnDisk
 from edge_client.model_cache import CachedModel, ModelCache
 from shared.errors import TransportError
 from shared.topics import IndexTopic, ModelTopic, Topics
@@ -33,7 +34,7 @@ class Fetching:
         self.model = model or Published()
         self.broker = SimulatedBroker()
         self.way = Watched(self.broker.transport("pi"))
-        self.cache = ModelCache(folder, 10**9)
+        self.cache = ModelCache(OnDisk(folder), 10**9)
         self.cached: CachedModel = self.cache.open(self.model.ref)
         self.n_progress = self.n_missing = 0
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_client.files import OnDisk
 from edge_client.kept_files import Kind, device_folders, discard, kept_files, retry
 from edge_client.local_state import LocalState
 from edge_client.outbox import Outbox
@@ -18,7 +19,7 @@ def a_device(root: Path, name: str = "pi") -> Path:
     outbox = an_outbox(folder)
     put(outbox, 1)
     put(outbox, 2)
-    state = LocalState(folder / "state")
+    state = LocalState(OnDisk(folder / "state"))
     state.stage(lease(2), RUN, {"x": np.array(2.0)})
     state.stage(lease(3), "run-0", {"x": np.array(3.0)})
     state.accept(lease(3))
@@ -80,7 +81,7 @@ def test_repaired_files_are_put_back(tmp_path: Path) -> None:
         damage(file.path)
         retry(file)
     assert [entry.lease for entry in reloaded(folder).entries] == [lease(1), lease(2)]
-    assert float(LocalState(folder / "state").current("run-0")["x"]) == 3.0
+    assert float(LocalState(OnDisk(folder / "state")).current("run-0")["x"]) == 3.0
 
 
 def test_file_whose_place_is_taken_is_not_put_back(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_file_whose_place_is_taken_is_not_put_back(tmp_path: Path) -> None:
     folder = a_device(tmp_path)
     file = kept_files(folder)[1]
     damage(file.path)
-    state = LocalState(folder / "state")
+    state = LocalState(OnDisk(folder / "state"))
     state.stage(lease(4), "run-0", {"x": np.array(4.0)})
     state.accept(lease(4))
     with pytest.raises(ConfigError, match="has taken its place"):

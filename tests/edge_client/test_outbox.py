@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from edge_client.files import OnDisk
 from edge_client.final_leases import KEPT_FINALS
 from edge_client.outbox import Outbox
 from shared.chunking import sha256_hex
@@ -37,7 +38,9 @@ def an_outbox(
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Outbox:
     """An outbox as after a start."""
-    outbox = Outbox(folder / "outbox", quota_bytes=quota_bytes, keep_s=keep_s, wall_clock=wall_clock, clock=clock)
+    outbox = Outbox(
+        OnDisk(folder / "outbox"), quota_bytes=quota_bytes, keep_s=keep_s, wall_clock=wall_clock, clock=clock
+    )
     outbox.load()
     return outbox
 

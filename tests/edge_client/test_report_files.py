@@ -1,3 +1,4 @@
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Header and update, and where the update begins."""
     entry, header = header_of(REPORT, round=4, version=3, stored_at=7.5, n_bytes=len(UPDATE))
     (tmp_path / "x").write_bytes(header + UPDATE)
-    assert read_report(tmp_path / "x", lease(1)) == entry
+    assert read_report(BytesIO((tmp_path / "x").read_bytes()), lease(1)) == entry
     assert entry.start == len(header)
 
 
@@ -33,7 +34,7 @@ def test_file_under_another_name_is_damaged(tmp_path: Path) -> None:
     _, header = header_of(REPORT, round=4, version=3, stored_at=7.5, n_bytes=len(UPDATE))
     (tmp_path / "x").write_bytes(header + UPDATE)
     with pytest.raises(ValueError, match=f"it holds lease {lease(1)}"):
-        read_report(tmp_path / "x", lease(2))
+        read_report(BytesIO((tmp_path / "x").read_bytes()), lease(2))
 
 
 def test_file_of_the_wrong_length_says_by_how_much(tmp_path: Path) -> None:
@@ -49,4 +50,4 @@ def test_file_of_the_wrong_length_says_by_how_much(tmp_path: Path) -> None:
     ]:
         (tmp_path / "x").write_bytes(data)
         with pytest.raises(ValueError, match=cause):
-            read_report(tmp_path / "x", lease(1))
+            read_report(BytesIO((tmp_path / "x").read_bytes()), lease(1))

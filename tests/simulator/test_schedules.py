@@ -13,6 +13,8 @@ from aggregator import commands as cmd
 from aggregator.part_files import PartFiles
 from aggregator.row_writer import RowWriter
 from aggregator.version_making import VersionMaking
+from edge_client.report_files import REPORT
+from edge_client.state_folder import write_durably
 from simulator.schedule_pool import verdicts
 from simulator.schedule_run import Verdict, carry_out
 from simulator.schedules import Schedule
@@ -124,9 +126,12 @@ def test_outbox_that_is_not_durable_is_found(monkeypatch: pytest.MonkeyPatch) ->
     """A device may forget nothing that it has offered, or its work is lost with the power."""
 
     def lazily(path: Path, *parts: bytes) -> None:
-        path.write_bytes(b"".join(parts))
+        if path.suffix == REPORT:
+            path.write_bytes(b"".join(parts))
+        else:
+            write_durably(path, *parts)
 
-    monkeypatch.setattr("edge_client.outbox.write_durably", lazily)
+    monkeypatch.setattr("edge_client.files.write_durably", lazily)
     found = first_violations()
     assert any(words in found for words in ("has lost report", "damaged"))
 
