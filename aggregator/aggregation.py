@@ -42,7 +42,8 @@ class Aggregation:
     ) -> None:
         self.state = state
         self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
-        self._rule = rule_named(settings.server.rule)
+        server = settings.server
+        self._rule = rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
         self._optimizer = optimizer_named(settings.server.optimizer.name)
         self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
 
@@ -78,7 +79,8 @@ class Aggregation:
             total = self._sums[record.into] = self._rule.init(self.state.spec.n_params)
         data = record.data if record.data is not None else self._part_files.open(record.lease).data
         codec = CODECS[record.codec]
-        fold(self._rule, total, codec, data, weight=record.weight, clip_scale=record.clip_scale)
+        scale = record.clip_scale * record.discount
+        fold(self._rule, total, codec, data, weight=record.weight, scale=scale, n_steps=record.n_steps)
 
     def _make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
         # a sum is used up by finalizing it: after a failure it is folded again

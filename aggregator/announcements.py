@@ -149,7 +149,7 @@ class Announcements:
             max_bytes=record.max_bytes,
             seconds_left=command.seconds_left,
             max_seconds=self._settings.training.max_seconds if record.work else None,
-            status_every_s=self._machine.timer.lease_s / 4,
+            status_every_s=self._machine.timer.lease_s(record.device_class) / 4,
         )
         return self._to(AssignmentTopic(record.device), message)
 

@@ -135,7 +135,8 @@ class PublishRound:
 class RoundEnded:
     """One summary record a round. `counts` are those of the whole run; `expired` counts how often leases did.
 
-    `cause` is None when a restart no longer knows it.
+    `cause` is None when a restart no longer knows it. `late` counts the accepted that had been trained from an older
+    version than the one before theirs.
     """
 
     round_id: int

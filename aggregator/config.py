@@ -5,11 +5,13 @@ here, before anything starts.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aggregator.modes import Mode, filled, filled_round
 from broker.config import BrokerSettings
 from shared.codecs import CODECS
 from shared.topics import NAME
@@ -53,29 +55,83 @@ class Window(_Section):
 
 
 class RoundSettings(_Section):
-    """When a round is enough."""
+    """When a round is enough. `mode` fills what is unset (`modes.py`); the engine goes by the other keys alone."""
 
-    mode: Literal["sync"] = Field("sync", description="sync: the round waits for its goal, its quorum or its deadline")
+    mode: Mode = Field("sync", description="shorthand for knobs: [sync, semi-sync or async](docs/protocol.md#modes)")
     report_goal: int = Field(ge=1, le=1_000_000, description="reports that close the round")
-    over_selection: float = Field(1.3, ge=1, le=10, description="invitations per report wanted, to survive drop-outs")
-    quorum: float = Field(0.8, gt=0, le=1, description="least share of the goal that may commit at the deadline")
+    over_selection: float | None = Field(
+        1.3, ge=1, le=10, description="invitations per report wanted, to survive drop-outs; or `outstanding`"
+    )
+    outstanding: int | None = Field(
+        None, ge=1, le=1_000_000, description="leases that are out at any time, whatever was accepted; async: 2 x goal"
+    )
+    quorum: float = Field(
+        0.8, gt=0, le=1, description="least share of the goal that may commit at the deadline; async: 1"
+    )
     window_s: Window = Field(
-        Window(min=60, max=600), description="reporting window in seconds; within it 1.5 x p95 of the last five rounds"
+        Window(min=60, max=600),
+        description="reporting window in seconds; within it 1.5 x p95 of the last five rounds, of the slowest class "
+        "of devices asked",
     )
     extensions: int = Field(2, ge=0, le=100, description="times the window grows by half when the quorum is missed")
-    max_staleness: int = Field(0, ge=0, le=0, description="versions an update may lag and still count; sync: 0")
+    max_staleness: int = Field(
+        0, ge=0, le=10_000, description="versions an update may lag and still count; semi-sync: 1, async: 50"
+    )
+    staleness_exponent: float = Field(
+        0.5, ge=0, le=10, description="a late update counts (1 + staleness)^-a of what it would in time"
+    )
     max_examples: int | None = Field(None, ge=1, description="cap on the weight one device can claim")
     lease_s: float | None = Field(
         None,
         gt=0,
         le=1e9,
-        description="seconds a device may go without progress before its place is refilled; default: the window",
+        description="seconds a device may go without progress before its place is refilled; default: the window of "
+        "its class of devices",
     )
 
     @property
     def quorum_count(self) -> int:
         """Reports that may commit at the deadline: ⌈quorum x goal⌉."""
         return math.ceil(round(self.quorum * self.report_goal, 9))
+
+    def n_leases(self, n_accepted: int) -> int:
+        """Return how many leases should be out when so many reports were accepted."""
+        if self.outstanding is not None:
+            return self.outstanding
+        return math.ceil(round((self.over_selection or 1.0) * (self.report_goal - n_accepted), 9))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_filled(cls, given: Any) -> Any:
+        return filled_round(given) if isinstance(given, Mapping) else given
+
+    @field_validator("quorum", mode="before")
+    @classmethod
+    def _is_a_share(cls, quorum: Any) -> Any:
+        if isinstance(quorum, int | float) and quorum > 1:
+            raise ValueError(
+                f"it is a share of report_goal, at most 1: {quorum:g} of it is over the goal, and never comes"
+            )
+        return quorum
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Self:
+        if self.outstanding is not None and self.over_selection is not None:
+            raise ValueError(
+                "over_selection and outstanding exclude each other, for both say how many leases are out: keep one"
+                + (" (async keeps `outstanding` of them out at any time)" if self.mode == "async" else "")
+            )
+        if self.mode == "async" and not self.max_staleness:
+            raise ValueError(
+                "max_staleness = 0 cannot hold with async: work goes on while a version is made, and all of it would "
+                "be discarded; 1 or more, or another mode"
+            )
+        if self.lease_s is not None and self.lease_s > self.window_s.max:
+            raise ValueError(
+                f"lease_s = {self.lease_s:g} is longer than the longest window, window_s.max = {self.window_s.max:g}: "
+                "no place would be refilled before its round is over; shorten the one or widen the other"
+            )
+        return self
 
 
 class TrainingSettings(_Section):
@@ -86,7 +142,9 @@ class TrainingSettings(_Section):
         None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
     )
     max_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps; this or epochs")
-    max_seconds: Seconds | None = Field(None, description="training ends after that many seconds, finished or not")
+    max_seconds: Seconds | None = Field(
+        None, description="training ends after that many seconds, finished or not; semi-sync: window_s.max / 2"
+    )
     batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
@@ -124,6 +182,9 @@ class ServerSettings(_Section):
     """How updates combine."""
 
     rule: Literal["mean"] = "mean"
+    normalize: Literal["none", "steps"] = Field(
+        "none", description="steps: an update counts by the step, whoever took more of them (FedNova); semi-sync: steps"
+    )
     weighting: Literal["examples", "uniform"] = Field("examples", description="examples: by num_examples (n_k/n)")
     optimizer: OptimizerSettings = OptimizerSettings()
     max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
@@ -214,8 +275,40 @@ class Settings(_Section):
     transfer: TransferSettings = TransferSettings()
     output: OutputSettings = OutputSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_filled(cls, given: Any) -> Any:
+        """Fill the knobs of the mode that stand in other tables than `round`."""
+        if not isinstance(given, Mapping) or not isinstance(table := given.get("round"), Mapping):
+            return given
+        window = table.get("window_s")
+        window_max_s = window.get("max") if isinstance(window, Mapping) else getattr(window, "max", None)
+        if not isinstance(window_max_s, int | float):
+            window_max_s = RoundSettings.model_fields["window_s"].default.max
+        tables = {name: given.get(name, {}) for name in ("training", "server")}
+        if not all(isinstance(each, Mapping) for each in tables.values()):
+            return given
+        return {**given, **filled(str(table.get("mode")), window_max_s, **tables)}
+
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
+        mode, window_s, max_seconds = self.round.mode, self.round.window_s, self.training.max_seconds
+        if mode == "semi-sync" and max_seconds is not None and max_seconds >= window_s.max:
+            raise ValueError(
+                f"training.max_seconds = {max_seconds:g} is not less than round.window_s.max = {window_s.max:g}: every "
+                "device would still be at work when its round is over"
+            )
+        if self.training.algorithm == "fedsgd" and (mode == "semi-sync" or self.server.normalize == "steps"):
+            key = "round.mode = semi-sync" if mode == "semi-sync" else "server.normalize = steps"
+            raise ValueError(
+                f"{key} cannot hold with training.algorithm = fedsgd: a gradient over all examples is one step for "
+                "everybody, however long it takes"
+            )
+        if mode == "async" and self.server.normalize == "steps":
+            raise ValueError(
+                "server.normalize = steps cannot hold with round.mode = async: it weighs the devices of one cohort, "
+                "which trained from one version, against each other; choose semi-sync, or leave it out"
+            )
         if (
             self.stop.rounds is None
             and self.stop.at_least is None

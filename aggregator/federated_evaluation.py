@@ -30,7 +30,9 @@ class FederatedEvaluation:
         if self.closes_at is not None or not every or version % every:
             return []
         devices = self._invitations.idle(now)
-        asked = self._invitations.invite(Kind.EVALUATE, devices, self._settings.devices, round_id, window_s, now)
+        asked = self._invitations.invite(
+            Kind.EVALUATE, devices, self._settings.devices, round_id, lambda _: window_s, now
+        )
         for command in asked:
             if isinstance(command.record, LeaseRecord):
                 self.asked(command.record, now)

@@ -82,7 +82,8 @@ def fold(
     data: Bytes | Blocks,
     *,
     weight: float,
-    clip_scale: float = 1.0,
+    scale: float = 1.0,
+    n_steps: int = 1,
 ) -> None:
     """Add an accepted update to what a rule has summed up.
 
@@ -92,9 +93,10 @@ def fold(
         codec: the update was encoded with.
         data: the encoded update, as it was verified.
         weight: what it counts against the others.
-        clip_scale: factor on the update itself.
+        scale: factor on the update itself.
+        n_steps: that its device took.
     """
-    rule.accumulate(state, blocks_of(codec, data, len(state.total)), weight, scale=clip_scale)
+    rule.accumulate(state, blocks_of(codec, data, len(state.total)), weight, scale=scale, n_steps=n_steps)
 
 
 def _squares(block: NDArray[np.float32]) -> float:

@@ -27,7 +27,7 @@ __all__ = ["COUNTS", "EvaluationSummary", "History", "RoundSummary", "RunHistory
 log = structlog.get_logger(__name__)
 
 COUNTS = ("accepted", "discarded", "rejected", "failed", "cancelled", "expired")
-"""What became of leases, in the order in which it is shown."""
+"""What became of leases, in the order in which it is shown; `late` says how many of the accepted were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ class History:
             lag: of the event loop since the round before; None: nobody measured.
             wall_s: Unix time.
         """
-        totals = {name: ended.counts.get(name, 0) for name in COUNTS}
+        totals = {name: ended.counts.get(name, 0) for name in (*COUNTS, "late")}
         summary = RoundSummary(
             round_id=ended.round_id,
             version=ended.version,

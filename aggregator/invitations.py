@@ -4,6 +4,7 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 """
 
 import hashlib
+from collections.abc import Callable
 
 from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
@@ -20,6 +21,8 @@ __all__ = ["Invitations", "receipt_of"]
 
 PERMANENT_RETRY_S = 4 * 3600.0
 TRANSIENT_RETRY_S = 15 * 60.0
+MAX_STEPS = 1_000_000_000
+"""As many as a WorkOrder can ask for."""
 _PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
 
 
@@ -76,13 +79,19 @@ class Invitations:
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
     def invite(
-        self, kind: Kind, candidates: list[str], size: int, round_id: int, seconds: float, now: float
+        self,
+        kind: Kind,
+        candidates: list[str],
+        size: int,
+        round_id: int,
+        lease_s: Callable[[str], float],
+        now: float,
     ) -> list[Journal]:
-        """Lease work to `size` of the candidates, for `seconds`."""
+        """Lease work to `size` of the candidates, for as many seconds as `lease_s` says of a class of devices."""
         cohort = draw_cohort(self._settings.seed, kind, round_id, candidates, size) if size > 0 else []
-        return [self._lease(device, kind, round_id, seconds, now) for device in cohort]
+        return [self._lease(device, kind, round_id, lease_s, now) for device in cohort]
 
-    def _lease(self, device: str, kind: Kind, round_id: int, seconds: float, now: float) -> Journal:
+    def _lease(self, device: str, kind: Kind, round_id: int, lease_s: Callable[[str], float], now: float) -> Journal:
         self._n_leases += 1
         name = hashlib.sha256(f"{self._lease_prefix}/{self._n_leases}".encode()).hexdigest()[:32]
         order = self._order(device, round_id) if kind is Kind.TRAIN else None
@@ -97,6 +106,7 @@ class Invitations:
             device_class=member.device_class if (member := self._population.get(device)) is not None else "",
             work="" if order is None else order.model_dump_json(exclude_none=True),
         )
+        seconds = lease_s(record.device_class)
         self._leases.issue(record, now=now, expires_at=now + seconds)
         self._population.assigned(device)
         self.recent[device] = name
@@ -104,12 +114,15 @@ class Invitations:
 
     def _order(self, device: str, round_id: int) -> WorkOrder:
         training = self._settings.training
-        counts_epochs = training.algorithm != "fedsgd" and training.max_steps is None
+        # equal seconds rather than equal epochs: where no measure is set, time alone ends the work
+        is_timed = self._settings.round.mode == "semi-sync" and training.epochs is None and training.max_steps is None
+        max_steps = MAX_STEPS if is_timed else training.max_steps
+        counts_epochs = training.algorithm != "fedsgd" and max_steps is None
         return WorkOrder(
             seed=seed_of(self._settings.seed, "work", round_id, device),
             algorithm=training.algorithm,
             epochs=(training.epochs or 1) if counts_epochs else None,
-            max_steps=training.max_steps,
+            max_steps=max_steps,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate_at(self._tally.version),
             options=training.options,
@@ -138,7 +151,7 @@ class Invitations:
             del self.recent[device]
         live = self._leases.live_of(device)
         if live is not None and live.record.lease not in event.holds:
-            left = max(0.0, live.expires_at - now)
+            left, live.has_model = max(0.0, live.expires_at - now), False
             commands.append(Assign(lease=live.record.lease, device=device, seconds_left=left))
         self._population.check_in(
             device, now, refusal=event.refusal, detail=event.detail, device_class=event.device_class

@@ -9,7 +9,8 @@ work, which nobody will be told again, not at all.
 
 import heapq
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -60,6 +61,8 @@ class Lease:
     reason: Reason | None = None
     detail: str = ""
     staleness: int = 0
+    has_model: bool = False
+    """Whether its device is known to have fetched the model: it needs the broker's copy no more."""
 
     @property
     def outcome(self) -> Outcome:
@@ -99,6 +102,9 @@ class LeaseBook:
         self._of_device: dict[str, list[Lease]] = {}  # not final, oldest first
         self._expiries: list[tuple[float, str]] = []  # a heap: no outstanding lease expires before its entry says
         self._counts = {kind: dict.fromkeys(LeaseState, 0) for kind in Kind}
+        self._classes = Counter[str]()  # of devices with an outstanding train lease
+        self.n_late = 0
+        """How many accepted train leases brought an update that was late for the version it was trained for."""
         self.promised_bytes = 0
         """Of updates that may come under the leases that are not final."""
         self.n_expirations = 0
@@ -138,6 +144,8 @@ class LeaseBook:
         self._note_expiry(lease)
         self.promised_bytes += record.max_bytes
         self._counts[record.kind][LeaseState.OUTSTANDING] += 1
+        if record.kind is Kind.TRAIN:
+            self._classes[record.device_class] += 1
         return lease
 
     def _note_expiry(self, lease: Lease) -> None:
@@ -163,6 +171,8 @@ class LeaseBook:
         self.n_expirations += to is LeaseState.EXPIRED and lease.record.kind is Kind.TRAIN
         if lease.state is LeaseState.OUTSTANDING:
             del self._live[lease.record.device]
+            self._leave_class(lease)
+        self.n_late += to is LeaseState.ACCEPTED and staleness > 0
         lease.state, lease.reason, lease.detail, lease.staleness = to, reason, detail, staleness
         if to.is_final:
             del self._open[lease.record.lease]
@@ -171,6 +181,12 @@ class LeaseBook:
             if others:
                 self._of_device[lease.record.device] = others
             self._keep(lease)
+
+    def _leave_class(self, lease: Lease) -> None:
+        if lease.record.kind is Kind.TRAIN:
+            self._classes[lease.record.device_class] -= 1
+            if not self._classes[lease.record.device_class]:
+                del self._classes[lease.record.device_class]
 
     def _keep(self, lease: Lease) -> None:
         record = lease.record
@@ -236,6 +252,11 @@ class LeaseBook:
         return self._counts[kind][LeaseState.OUTSTANDING]
 
     @property
+    def classes(self) -> Set[str]:
+        """Classes of the devices with an outstanding train lease."""
+        return self._classes.keys()
+
+    @property
     def n_accepted(self) -> int:
         """How many train leases were accepted."""
         return self._counts[Kind.TRAIN][LeaseState.ACCEPTED]
@@ -245,8 +266,9 @@ class LeaseBook:
         return dict(self._counts[kind])
 
     def summary(self) -> dict[str, int]:
-        """Return how many train leases are in each state; of `expired`, how many ever were."""
-        return {**{str(state): n for state, n in self.counts().items()}, LeaseState.EXPIRED: self.n_expirations}
+        """Return how many train leases are in each state; of `expired`, how many ever were; `late` of the accepted."""
+        counts = {str(state): n for state, n in self.counts().items()}
+        return {**counts, LeaseState.EXPIRED: self.n_expirations, "late": self.n_late}
 
     def check(self) -> None:
         """Recount everything.

@@ -87,9 +87,12 @@ class AcceptRecord:
     base_version: int
     into: int
     weight: float
+    """What it counts against the others."""
     num_examples: int
     n_steps: int
     clip_scale: float
+    discount: float = 1.0
+    """Factor on the update itself for being late, in (0, 1]."""
     codec: str
     size: int
     sha256: str

@@ -90,6 +90,7 @@ def recover(
                 if record.kind is Kind.EVALUATE and not machine.tally.is_closed and phase is Phase.AGGREGATING:
                     phase = Phase.WAITING  # nobody is asked to evaluate a version before it is published
             case AcceptRecord():
+                machine.timer.reported(machine.leases[record.lease].record.device_class, record.seconds)
                 machine.tally.enter(record)
             case OutcomeRecord():
                 machine.leases.move(
@@ -106,10 +107,12 @@ def recover(
                 counted = (update.device for update in machine.tally.accepted() if update.into == record.version)
                 found.participants = tuple(sorted(counted))
                 machine.tally.commit(record.version)
+                machine.timer.turn()
                 # published or not, nobody knows: it is published again, and the round ends with that
                 machine.last_outcome, phase = RoundOutcome.COMMITTED, Phase.AGGREGATING
                 machine.stopping.committed(record.version, dict(record.metrics))
             case AbandonRecord():
+                machine.timer.turn()
                 machine.last_outcome, phase = RoundOutcome.ABANDONED, Phase.WAITING
             case VoidRecord(lease=str(name)):
                 was_closed = machine.tally.is_closed
@@ -125,7 +128,7 @@ def recover(
     if finished is not None and (machine.stopping.cause is not None or _is_for_good(finished, machine, found.config)):
         machine.stopping.cause = machine.stopping.cause or finished
         phase = Phase.FINISHED
-    left_s, n_extensions = machine.timer.window_s, 0
+    left_s, n_extensions = machine.timer.widest_s(machine.leases.classes), 0
     if clock is not None and clock.round_id == machine.round_id:
         left_s = min(clock.left_s, max(0.0, clock.left_s - (wall_s - clock.wall_s)))
         n_extensions = clock.n_extensions
@@ -148,7 +151,11 @@ def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:
     live = machine.leases.live_of(record.device)
     if live is not None:  # it had expired: expiry is not journalled, for it decides nothing that lasts
         machine.leases.move(live, LeaseState.EXPIRED)
-    seconds = machine.timer.lease_s if record.kind is Kind.TRAIN else machine.settings.evaluation.window_s
+    seconds = (
+        machine.timer.lease_s(record.device_class)
+        if record.kind is Kind.TRAIN
+        else machine.settings.evaluation.window_s
+    )
     machine.leases.issue(record, now=now, expires_at=now + seconds)
     machine.invitations.recent[record.device] = record.lease
     if record.kind is Kind.EVALUATE:

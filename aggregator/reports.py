@@ -13,6 +13,7 @@ from aggregator.invitations import receipt_of
 from aggregator.leases import Lease, LeaseBook, LeaseState
 from aggregator.population import Population
 from aggregator.records import OutcomeRecord
+from aggregator.round_clock import RoundTimer
 from aggregator.tally import Tally
 from shared.errors import Reason
 from shared.messages import Kind, Outcome
@@ -26,9 +27,15 @@ class Reports:
     """Decides over the engine's own books."""
 
     def __init__(
-        self, leases: LeaseBook, tally: Tally, population: Population, evaluation: FederatedEvaluation
+        self,
+        leases: LeaseBook,
+        tally: Tally,
+        population: Population,
+        evaluation: FederatedEvaluation,
+        timer: RoundTimer,
     ) -> None:
         self._leases, self._tally, self._population, self._evaluation = leases, tally, population, evaluation
+        self._timer = timer
 
     def handle(self, event: _About, *, is_paused: bool) -> list[Command]:
         """Take what says something about a lease; a verdict on an update goes to `verified`."""
@@ -49,6 +56,7 @@ class Reports:
         """A device has an update: what need not be uploaded is answered at once."""
         if lease.state.is_final:
             return [receipt_of(lease, repeat=True)]
+        lease.has_model = True
         name, device = lease.record.lease, lease.record.device
         if is_paused:
             return [SendReceipt(lease=name, device=device, outcome=Outcome.BUSY, reason=Reason.PAUSED)]
@@ -64,6 +72,7 @@ class Reports:
         if (reason := self._tally.surplus(lease)) is not None:
             return self.conclude(lease, LeaseState.DISCARDED, reason)
         record = self._tally.accept(lease, update, round_id, now)
+        self._timer.reported(lease.record.device_class, record.seconds)
         return [Journal(record=record, then=(Fold(record=record), receipt_of(lease)))]
 
     def evaluated(self, report: Evaluated) -> list[Command]:
@@ -118,10 +127,10 @@ class Reports:
         return commands
 
     def model_gone(self, version: int) -> list[Command]:
-        """A version left the broker: nobody can begin with it any more."""
+        """A version left the broker: whoever has not fetched it cannot begin with it any more."""
         commands: list[Command] = []
         for lease in self._leases.open():
-            if lease.record.base_version == version:
+            if lease.record.base_version == version and not lease.has_model:
                 commands += self.conclude(lease, LeaseState.CANCELLED, Reason.MODEL_GONE)
         return commands
 

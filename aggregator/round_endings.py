@@ -3,7 +3,17 @@
 Not here: when it ends and which phase follows (`round_machine.py`).
 """
 
-from aggregator.commands import Command, DropUpload, Finish, Forget, Journal, PublishRound, RoundEnded
+from aggregator.commands import (
+    Command,
+    DropUpload,
+    Finish,
+    Forget,
+    Journal,
+    PublishRound,
+    RoundEnded,
+    WindowExtended,
+)
+from aggregator.config import RoundSettings
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.phases import EndCause
 from aggregator.records import AbandonRecord, FinishRecord, VoidRecord
@@ -12,7 +22,7 @@ from aggregator.round_clock import RoundTimer
 from aggregator.stopping import Stopping
 from aggregator.tally import Tally
 from shared.errors import Reason
-from shared.messages import RoundOutcome
+from shared.messages import Kind, RoundOutcome
 
 __all__ = ["RoundEndings"]
 
@@ -21,8 +31,15 @@ class RoundEndings:
     """Closes the engine's own books."""
 
     def __init__(
-        self, leases: LeaseBook, tally: Tally, timer: RoundTimer, stopping: Stopping, reports: Reports
+        self,
+        settings: RoundSettings,
+        leases: LeaseBook,
+        tally: Tally,
+        timer: RoundTimer,
+        stopping: Stopping,
+        reports: Reports,
     ) -> None:
+        self._settings = settings
         self._leases, self._tally, self._timer, self._stopping, self._reports = leases, tally, timer, stopping, reports
 
     def ended(self, outcome: RoundOutcome, round_id: int, now: float, *, cause: EndCause | None = None) -> RoundEnded:
@@ -39,8 +56,24 @@ class RoundEndings:
             metrics=dict(self._stopping.metrics),
         )
 
+    def extended(self, round_id: int, now: float) -> list[Command]:
+        """No quorum yet: let the window grow; [] when it has grown often enough."""
+        if not self._timer.extend(now):
+            return []
+        extended = WindowExtended(
+            round_id=round_id,
+            have=self._tally.n_accepted,
+            need=self._settings.quorum_count,
+            n_outstanding=self._leases.n_outstanding(Kind.TRAIN),
+            seconds_left=self._timer.closes_at - now,
+            times=self._timer.n_extensions,
+            at_most=self._settings.extensions,
+        )
+        return [extended]
+
     def abandoned(self, round_id: int, now: float) -> list[Command]:
         """No quorum: the round ends without a version, and what it accepted goes on to the next."""
+        self._timer.turn()
         summary = self.ended(RoundOutcome.ABANDONED, round_id, now, cause=EndCause.NO_QUORUM)
         return [Journal(record=AbandonRecord(round_id=round_id), then=(PublishRound(),)), summary]
 
@@ -58,6 +91,7 @@ class RoundEndings:
         voided = Journal(record=VoidRecord(into=into), then=(Forget(into=into), *dropped))
         if not is_under_way:
             return [voided]
+        self._timer.turn()
         summary = self.ended(RoundOutcome.ABANDONED, round_id, now, cause=EndCause.VOIDED)
         return [voided, Journal(record=AbandonRecord(round_id=round_id)), summary]
 

@@ -22,7 +22,7 @@ from aggregator.config import Settings
 from aggregator.disk_budget import DiskBudget
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import Invitations
-from aggregator.leases import LeaseBook, LeaseState
+from aggregator.leases import LeaseBook
 from aggregator.pausing import Pausing
 from aggregator.phases import PHASES, EndCause, PauseCause, Phase
 from aggregator.population import Population
@@ -35,6 +35,9 @@ from shared.errors import InvalidState, Reason
 from shared.messages import Kind, RoundOutcome
 
 __all__ = ["RoundMachine"]
+
+PAST_FETCHING = ("training", "reporting")
+"""What a device says that it does when it has the model."""
 
 
 class RoundMachine:
@@ -59,11 +62,11 @@ class RoundMachine:
             settings, self.leases, self.tally, self.population, max_bytes=max_bytes, lease_prefix=lease_prefix
         )
         self.evaluation = FederatedEvaluation(settings.evaluation, self.invitations)
-        self.reports = Reports(self.leases, self.tally, self.population, self.evaluation)
-        self.stopping = Stopping(settings.stop)
         self.timer = RoundTimer(settings.round)
+        self.reports = Reports(self.leases, self.tally, self.population, self.evaluation, self.timer)
+        self.stopping = Stopping(settings.stop)
         self.pausing = Pausing()
-        self._endings = RoundEndings(self.leases, self.tally, self.timer, self.stopping, self.reports)
+        self._endings = RoundEndings(settings.round, self.leases, self.tally, self.timer, self.stopping, self.reports)
         self._restored_at: float | None = None
 
     # what others read
@@ -113,7 +116,8 @@ class RoundMachine:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
         self.phase, self._restored_at = phase, now
         if phase in (Phase.REPORTING, Phase.AGGREGATING):
-            self.timer.go_on(now, left_s if phase is Phase.REPORTING else math.inf, n_extensions)
+            left_s = left_s if phase is Phase.REPORTING else math.inf
+            self.timer.go_on(now, left_s, n_extensions, self.leases.classes)
 
     def start(self, now: float) -> list[Command]:
         """Return the first commands of a run, new or restored."""
@@ -152,15 +156,13 @@ class RoundMachine:
             case ev.DeviceOffline():
                 self.invitations.offline(event)
                 return []
-            case ev.Progressed(device=device, lease=name):
-                lease = self.leases.get(name)
-                if lease is not None and lease.record.device == device:
-                    lease.expires_at = max(lease.expires_at, self._running(now) + self.timer.lease_s)
+            case ev.Progressed():
+                self._progressed(event, now)
                 return []
             case ev.Offered() | ev.Refused() | ev.Failed() | ev.Evaluated() | ev.ModelGone():
                 return self.reports.handle(event, is_paused=self.phase is Phase.PAUSED)
             case ev.Verified():
-                return self._verified(event, now)
+                return self.reports.verified(event, self.round_id, now)
             case ev.VersionWritten():
                 return self._version_written(event)
             case ev.Published(version=version):
@@ -201,39 +203,49 @@ class RoundMachine:
     def _advance(self, now: float) -> list[Command]:
         """Leave the phase when its condition holds, and hand out what can be handed out."""
         commands: list[Command] = []
-        goal, quorum = self.settings.round.report_goal, self.settings.round.quorum_count
+        is_enough, quorum = self.tally.n_accepted >= self.settings.round.report_goal, self.settings.round.quorum_count
         if self.phase is Phase.WAITING:
-            if self.tally.n_accepted >= goal:
-                return self._close(EndCause.GOAL)
-            if now < self.timer.begins_at or self.n_at_hand(now) < quorum:
+            if not is_enough and (now < self.timer.begins_at or self.n_at_hand(now) < quorum):
                 return []
             commands += self._begin_round(now)
         if self.phase is Phase.REPORTING:
-            if self.tally.n_accepted >= goal:
-                return commands + self._close(EndCause.GOAL)
+            commands += [] if is_enough else self._invite(now)
+            if is_enough or (self.tally.n_accepted >= quorum and not self.leases.n_outstanding(Kind.TRAIN)):
+                commands += self._close(EndCause.GOAL if is_enough else EndCause.NOBODY_LEFT)
+        if self.phase is Phase.AGGREGATING and self._works_ahead:
             commands += self._invite(now)
-            if self.tally.n_accepted >= quorum and not self.leases.n_outstanding(Kind.TRAIN):
-                return commands + self._close(EndCause.NOBODY_LEFT)
         return commands
+
+    @property
+    def _works_ahead(self) -> bool:
+        """Whether work is given out while a version is made: it counts for the one after, if there will be one."""
+        knobs, last = self.settings.round, self.settings.stop.rounds
+        is_wanted = last is None or self.tally.building <= last
+        # once it is written, work begins with the new version, as soon as that is on the broker
+        return knobs.outstanding is not None and knobs.max_staleness > 0 and self.tally.is_closed and is_wanted
 
     def _begin_round(self, now: float) -> list[Command]:
         self._enter(Phase.REPORTING)
         self.round_id += 1
         self.timer.begin(now)
+        self.timer.asked(self.leases.classes)
         self.invitations.forget_settled()
         return [
             Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(cmd.PublishRound(),))
         ]
 
     def _invite(self, now: float) -> list[Command]:
-        """Keep ⌈over_selection x (goal - accepted)⌉ leases out."""
-        knobs = self.settings.round
-        wanted = math.ceil(round(knobs.over_selection * (knobs.report_goal - self.tally.n_accepted), 9))
+        """Keep as many leases out as there should be."""
+        wanted = self.settings.round.n_leases(self.tally.n_accepted)
         wanted = self.disk.n_leases(max(0, wanted - self.leases.n_outstanding(Kind.TRAIN)))
         if not wanted:
             return []
         candidates = self.invitations.eligible(self.round_id, now)
-        return [*self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, self.timer.lease_s, now)]
+        lease_s = self.timer.lease_s
+        invited = self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, lease_s, now)
+        if self.phase is Phase.REPORTING:
+            self.timer.asked(self.leases.classes)
+        return [*invited]
 
     def _close(self, cause: EndCause) -> list[Command]:
         self._enter(Phase.AGGREGATING)
@@ -246,6 +258,7 @@ class RoundMachine:
     def _version_written(self, event: ev.VersionWritten) -> list[Command]:
         """The next version is on disk: once its row is durable too, it is the truth."""
         self.tally.commit(event.version)
+        self.timer.turn()
         record = rec.CommitRecord(
             version=self.version, round_id=self.round_id, digest=event.digest, metrics=event.metrics
         )
@@ -302,23 +315,8 @@ class RoundMachine:
             if self.tally.n_accepted >= self.settings.round.quorum_count:
                 cause = EndCause.EXTENSION if self.timer.n_extensions else EndCause.DEADLINE
                 return commands + self._close(cause)
-            return commands + (self._extend(now) or self._abandon(now))
+            return commands + (self._endings.extended(self.round_id, now) or self._abandon(now))
         return commands
-
-    def _extend(self, now: float) -> list[Command]:
-        """Let the window grow; [] when it has grown often enough."""
-        if not self.timer.extend(now):
-            return []
-        extended = cmd.WindowExtended(
-            round_id=self.round_id,
-            have=self.tally.n_accepted,
-            need=self.settings.round.quorum_count,
-            n_outstanding=self.leases.n_outstanding(Kind.TRAIN),
-            seconds_left=self.timer.closes_at - now,
-            times=self.timer.n_extensions,
-            at_most=self.settings.round.extensions,
-        )
-        return [extended]
 
     # pausing
 
@@ -381,13 +379,13 @@ class RoundMachine:
             commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN))
         return commands
 
-    def _verified(self, event: ev.Verified, now: float) -> list[Command]:
-        lease = self.leases[event.lease]
-        was_open = not lease.state.is_final
-        commands = self.reports.verified(event, self.round_id, now)
-        if was_open and lease.state is LeaseState.ACCEPTED:
-            self.timer.reported(now - lease.issued_at)
-        return commands
+    def _progressed(self, event: ev.Progressed, now: float) -> None:
+        """A lease lives on from here; one that has expired stays so, for its place may be taken."""
+        lease = self.leases.get(event.lease)
+        if lease is not None and lease.record.device == event.device:
+            lease.has_model |= event.phase in PAST_FETCHING
+            lease_s = self.timer.lease_s(lease.record.device_class)
+            lease.expires_at = max(lease.expires_at, self._running(now) + lease_s)
 
     def federated_metrics(self, version: int, metrics: dict[str, float]) -> None:
         """Take the combined metrics of an `EvaluationDone`; they stop the run when there is no central evaluation."""

@@ -289,9 +289,12 @@ class _Serving:
             case cmd.Assign(lease=lease, device=device):
                 self._reception.leased(device, lease)
                 known = self._machine.leases[lease]
-                is_there = known.record.base_version in self._opened.models  # else it is being cancelled
-                if is_there and not known.state.is_final:
+                if known.state.is_final:
+                    return
+                if known.record.base_version in self._opened.models:
                     self._session.send(*self._words.assignment(command, self._opened.models))
+                else:  # it has to be told again, and could not be fetched any more
+                    self._tell(ev.ModelGone(version=known.record.base_version))
             case cmd.SendReceipt():
                 self._session.send(*self._words.receipt(command))
             case cmd.Cancel():

@@ -286,7 +286,7 @@ class Session:
             self.bytes_down += len(blob.data) + len(blob.index_bytes)
         self._tell(Published(version=blob.ref.version))
         models = self._opened.models
-        live = {lease.record.base_version for lease in self._opened.machine.leases.open()}
+        live = {lease.record.base_version for lease in self._opened.machine.leases.open() if not lease.has_model}
         for ref in which_to_delete(list(models.values()), live):
             del models[ref.version]
             self._gone.append(ref)

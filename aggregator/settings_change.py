@@ -31,6 +31,7 @@ _SINCE: Mapping[str, str] = MappingProxyType(
     {
         "round.window_s": "from the next window on",
         "round.max_examples": _ACCEPTED_FROM_NOW,
+        "round.staleness_exponent": _ACCEPTED_FROM_NOW,
         "server.weighting": _ACCEPTED_FROM_NOW,
         "server.max_norm": _ACCEPTED_FROM_NOW,
         "evaluation": "from the next evaluation on",
@@ -84,7 +85,8 @@ def refuse_fixed(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) 
 def _is_of_the_step(key: str, algorithm: str) -> bool:
     """Whether the server steps with it when it makes a version; with fedsgd, devices leave their rate to it."""
     is_rate = key in ("training.learning_rate", "training.learning_rate_decay")
-    return key.startswith("server.optimizer") or (is_rate and algorithm == "fedsgd")
+    is_of_server = key.startswith("server.optimizer") or key in ("server.rule", "server.normalize")
+    return is_of_server or (is_rate and algorithm == "fedsgd")
 
 
 def _since(key: str, building: int, algorithm: str) -> str:

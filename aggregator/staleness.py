@@ -1,15 +1,17 @@
 """How much a late update counts, as a function of its staleness.
 
 Staleness is the version an update will help build, minus one, minus the version it was trained from: a whole number
->= 0. Synchronous rounds take none that is late (`max_staleness = 0`); what is taken counts in full. Damping by
-(1 + staleness)^-a comes with the modes that take late updates.
+>= 0. What is late counts (1 + staleness)^-a of what it would in time: polynomial damping, Xie, Koyejo, Gupta,
+"Asynchronous Federated Optimization" (arXiv 1903.03934) §5.2, which Nguyen et al., "Federated Learning with Buffered
+Asynchronous Aggregation" (arXiv 2106.06639) take over with a = 0.5. As there, the mean divides by what the updates
+would have weighed in time: when all of them are late the model moves less, and with a goal of one, too.
 
-Not here: deciding about one report (`admission.py`).
+Not here: deciding about one report, and how late is too late (`tally.py`).
 """
 
 from shared.errors import InvalidState
 
-__all__ = ["staleness"]
+__all__ = ["discount", "staleness"]
 
 
 def staleness(into: int, base_version: int) -> int:
@@ -21,3 +23,13 @@ def staleness(into: int, base_version: int) -> int:
     if base_version >= into:
         raise InvalidState(f"an update from version {base_version} cannot help build version {into}")
     return into - 1 - base_version
+
+
+def discount(versions: int, exponent: float) -> float:
+    """Return what is left of a late update, in (0, 1]; 1 for one in time.
+
+    Args:
+        versions: its staleness, >= 0.
+        exponent: damping strength a, >= 0; 0 ignores staleness.
+    """
+    return float((1 + versions) ** -exponent)

@@ -10,7 +10,7 @@ from aggregator.leases import Lease, LeaseBook, LeaseState
 from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord
 from aggregator.rules import weight_of
-from aggregator.staleness import staleness
+from aggregator.staleness import discount, staleness
 from shared.errors import InvalidState, Reason
 
 __all__ = ["Tally"]
@@ -31,7 +31,7 @@ class Tally:
         self.n_bytes = 0
         """Of updates that are accepted and not yet in a committed version."""
         self._accepted: dict[int, list[AcceptRecord]] = {}  # into -> what counts for it, not yet committed
-        self._bases: set[tuple[str, int]] = set()
+        self._bases: dict[int, set[str]] = {}  # base version -> devices with an accepted update from it
 
     @property
     def building(self) -> int:
@@ -49,14 +49,14 @@ class Tally:
 
     def has_counted(self, device: str) -> bool:
         """Return whether a device has an accepted update from the committed version."""
-        return (device, self.version) in self._bases
+        return device in self._bases.get(self.version, ())
 
     def surplus(self, lease: Lease) -> Reason | None:
         """Return why good work under this lease would not count now, None if it would."""
         base = lease.record.base_version
         if staleness(self.building, base) > self._settings.round.max_staleness:
             return Reason.GOAL_MET if base == self.version else Reason.TOO_STALE
-        if (lease.record.device, base) in self._bases:
+        if lease.record.device in self._bases.get(base, ()):
             return Reason.ALREADY_COUNTED
         return None
 
@@ -66,7 +66,7 @@ class Tally:
         Raises:
             InvalidState: the lease is final; nothing was changed.
         """
-        weighting, cap = self._settings.server.weighting, self._settings.round.max_examples
+        weighting, knobs = self._settings.server.weighting, self._settings.round
         record = AcceptRecord(
             seq=self.last_seq + 1,
             lease=lease.record.lease,
@@ -74,10 +74,11 @@ class Tally:
             round_id=round_id,
             base_version=lease.record.base_version,
             into=self.building,
-            weight=weight_of(weighting, update.num_examples, cap),
+            weight=weight_of(weighting, update.num_examples, knobs.max_examples),
             num_examples=update.num_examples,
             n_steps=update.n_steps,
             clip_scale=1.0,
+            discount=discount(staleness(self.building, lease.record.base_version), knobs.staleness_exponent),
             codec=update.codec,
             size=update.size,
             sha256=update.sha256,
@@ -98,7 +99,7 @@ class Tally:
         self.last_seq = record.seq
         self._accepted.setdefault(record.into, []).append(record)
         self.n_bytes += record.size
-        self._bases.add((record.device, record.base_version))
+        self._bases.setdefault(record.base_version, set()).add(record.device)
 
     def close(self, cause: EndCause | None = None) -> int:
         """Take no more for the next version; return the last seq that counts for it, 0 if none does."""
@@ -118,14 +119,16 @@ class Tally:
         self.n_folded += len(records)
         self.n_bytes -= sum(record.size for record in records)
         oldest = version - self._settings.round.max_staleness
-        self._bases = {(device, base) for device, base in self._bases if base >= oldest}
+        for base in [base for base in self._bases if base < oldest]:
+            del self._bases[base]
 
     def void(self) -> int:
         """Throw away what was accepted for the next version; return that version."""
         records = self._accepted.pop(self.version + 1, [])
         self.n_voided += len(records)
         self.n_bytes -= sum(record.size for record in records)
-        self._bases -= {(record.device, record.base_version) for record in records}
+        for record in records:
+            self._uncount(record)
         self.is_closed = False
         return self.version + 1
 
@@ -141,10 +144,14 @@ class Tally:
                     records.remove(record)
                     self.n_bytes -= record.size
                     self.n_voided += 1
-                    self._bases.discard((record.device, record.base_version))
+                    self._uncount(record)
                     self.is_closed = self.is_closed and into != self.version + 1
                     return
         raise InvalidState(f"no accepted update of lease {lease} waits for a version")
+
+    def _uncount(self, record: AcceptRecord) -> None:
+        """It does not stand in the way of another update of this device from this version."""
+        self._bases.get(record.base_version, set()).discard(record.device)
 
     def check(self) -> None:
         """Hold the books against the leases.

@@ -41,18 +41,9 @@ PURE = {
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
         *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
-        *("fleet_table", "fleet_view", "invitations", "journal_rows", "leases", "pausing", "phases", "population"),
-        *(
-            "lease_timelines",
-            "records",
-            "recovery",
-            "reports",
-            "round_clock",
-            "round_endings",
-            "round_machine",
-            "rules",
-            "selection",
-        ),
+        *("fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines", "leases", "modes", "pausing"),
+        *("phases", "population", "records", "recovery", "reports", "round_clock", "round_endings", "round_machine"),
+        *("rules", "selection"),
         *("server_optimizer", "settings_change", "staleness", "stopping", "summing_up", "tally", "uploads"),
     },
     "edge_client": {

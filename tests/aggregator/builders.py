@@ -209,6 +209,15 @@ class Engine:
         """Let devices report sound updates under their live leases."""
         return self(*(a_verdict(self.lease_of(device), num_examples) for device in devices))
 
+    def work_on(self, seconds: float) -> list[cmd.Command]:
+        """Let that much time pass, in which every device with a live lease shows progress, so that none expires."""
+        end, commands = self.now + seconds, []
+        while self.now < end:
+            commands += self.pass_s(min(5.0, end - self.now))
+            for lease in self._live():
+                self(ev.Progressed(device=lease.record.device, lease=lease.record.lease))
+        return commands
+
     def fail(self, device: str) -> list[cmd.Command]:
         """Let a device say that it could not."""
         return self(ev.Failed(device=device, lease=self.lease_of(device), reason=Reason.TRAINING))

@@ -84,7 +84,7 @@ def test_fold_adds_weight_times_scale_times_update() -> None:
     first, second = an_update(seed=1), an_update(seed=2)
     state = rule.init(len(first))
     fold(rule, state, codec, memoryview(codec.encode(first, 0)), weight=3.0)
-    fold(rule, state, codec, codec.encode(second, 0), weight=2.0, clip_scale=0.25)
+    fold(rule, state, codec, codec.encode(second, 0), weight=2.0, scale=0.25)
     expected = first.astype(np.float64) * 3.0 + second.astype(np.float64) * 0.5
     assert state.total.tobytes() == expected.tobytes()
     assert (state.weight, state.n_updates) == (5.0, 2)

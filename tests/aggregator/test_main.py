@@ -79,8 +79,10 @@ def test_unknown_key_exits_2_naming_file_key_and_the_nearest(tmp_path: Path, com
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ("quorum = 1.5", ["round.quorum", "1.5", "less than or equal to 1"]),
-        ('mode = "async"', ["round.mode", "async", "sync"]),
+        ("quorum = 1.5", ["round.quorum", "1.5", "over the goal"]),
+        ('mode = "asynch"', ["round.mode", "asynch", "semi-sync"]),
+        ('mode = "async", over_selection = 1.5', ["round", "over_selection and outstanding exclude each other"]),
+        ("lease_s = 601", ["round", "lease_s = 601", "window_s.max = 600"]),
         ("window_s = { min = 9, max = 5 }", ["window_s", "min 9 is over max 5"]),
         ("lease_s = 1e12", ["round.lease_s"]),
     ],

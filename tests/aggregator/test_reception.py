@@ -153,7 +153,9 @@ def status(desk: Desk, **fields: Any) -> list[ev.Event]:
 def test_progress_is_told_when_it_moves(desk: Desk) -> None:
     """The same status again, as a retained one is, renews nothing."""
     lease = lease_name(1)
+    fetching = [ev.Progressed(device="new", lease=lease, phase="fetching")]
     moved = [ev.Progressed(device="new", lease=lease, phase="training")]
+    assert status(desk, lease=lease, phase="fetching", progress=0.9) == fetching
     assert status(desk, lease=lease, phase="training", progress=0.1) == moved
     assert status(desk, lease=lease, phase="training", progress=0.1) == []
     assert status(desk, lease=lease, phase="training", progress=0.2) == moved

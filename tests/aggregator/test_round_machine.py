@@ -148,9 +148,9 @@ def test_quorum_with_nothing_out_and_nobody_left_closes_at_once() -> None:
 
 def test_deadline_without_quorum_extends_twice_then_abandons_and_backs_off() -> None:
     """100 s, 50 s, 50 s, then the round is abandoned; the next begins 10 s later, after one more abandoned 20 s."""
-    engine = reporting(round={"lease_s": 1000})
+    engine = reporting()
     engine.report("d0")
-    extended = commands_in(engine.pass_s(199.0), cmd.WindowExtended)
+    extended = commands_in(engine.work_on(199.0), cmd.WindowExtended)
     assert engine.is_in(Phase.REPORTING)
     assert engine.machine.timer.n_extensions == 2
     assert [(each.have, each.need, each.n_outstanding) for each in extended] == [(1, 3, 5)] * 2
@@ -187,14 +187,14 @@ def test_abandoned_round_hands_accepted_updates_on() -> None:
 
 
 def test_goal_reached_between_rounds_goes_straight_to_aggregating() -> None:
-    """An abandoned round's leases are good: their reports reach the goal in the back-off, no round begins."""
-    engine = reporting(round={"lease_s": 1000, "quorum": 1.0})
+    """An abandoned round's leases are good: their reports reach the goal in the back-off, in a round of its own."""
+    engine = reporting(round={"quorum": 1.0})
     engine.report(*SIX[:3])
-    engine.pass_s(200.0)
+    engine.work_on(200.0)
     assert engine.is_in(Phase.WAITING)
     commands = engine.report("d3")
     assert engine.is_in(Phase.AGGREGATING)
-    assert [type(row) for row in rows(commands)] == [rec.AcceptRecord, rec.CloseRecord]
+    assert [type(row) for row in rows(commands)] == [rec.AcceptRecord, rec.RoundRecord, rec.CloseRecord]
     engine.write()
     assert engine.machine.timer.begins_at == -math.inf  # a version was made: nothing to back off from
 

@@ -136,3 +136,41 @@ def test_rule_that_does_not_exist_is_named_with_those_that_do() -> None:
     """The operator reads what is allowed."""
     with pytest.raises(ConfigError, match=r"(?s)'median'.*mean"):
         rule_named("median")
+
+
+def by_steps(*updates: tuple[list[float], float, int], is_trainable: list[bool]) -> list[float]:
+    """Return FedNova's mean of (delta, weight, steps)."""
+    rule = rule_named("mean", normalize="steps", is_trainable=np.array(is_trainable))
+    state = rule.init(len(is_trainable))
+    for delta, weight, n_steps in updates:
+        rule.accumulate(state, in_blocks(np.array(delta, dtype=np.float32)), weight, n_steps=n_steps)
+    return list(map(float, rule.finalize(state)))
+
+
+def test_mean_by_steps_worked_by_hand() -> None:
+    """Weights 1 and 3, steps 2 and 10: (2/4 + 30/4) x (1/4 x 4/2 + 3/4 x 20/10) = 8 x 2 = 16; the buffer is 16."""
+    assert by_steps(([4.0, 4.0], 1.0, 2), ([20.0, 20.0], 3.0, 10), is_trainable=[True, False]) == [16.0, 16.0]
+    assert by_steps(([4.0, 4.0], 1.0, 4), ([20.0, 20.0], 3.0, 10), is_trainable=[True, False]) == [
+        pytest.approx(8.5 * (0.25 * 1.0 + 0.75 * 2.0)),
+        16.0,
+    ]
+
+
+@given(steps=st.integers(0, 1000), seed=st.integers(0, 2**32 - 1))
+def test_mean_by_equal_steps_is_the_plain_mean(steps: int, seed: int) -> None:
+    """Nothing is to be normalised; 0 steps count as one."""
+    rng = np.random.default_rng(seed)
+    updates = [(rng.normal(size=3).tolist(), float(weight), steps) for weight in rng.integers(1, 9, size=4)]
+    plain = np.average([delta for delta, _, _ in updates], axis=0, weights=[weight for _, weight, _ in updates])
+    assert by_steps(*updates, is_trainable=[True] * 3) == pytest.approx(plain.tolist(), rel=1e-5, abs=1e-6)
+
+
+def test_device_that_takes_more_steps_does_not_pull_more() -> None:
+    """Two devices pull with the same step in opposite directions, one of them ten times: in balance, as they should."""
+    assert by_steps(([1.0], 1.0, 1), ([-10.0], 1.0, 10), is_trainable=[True]) == [0.0]
+
+
+def test_normalising_needs_to_know_what_is_trainable() -> None:
+    """A buffer is no step."""
+    with pytest.raises(InvalidState):
+        rule_named("mean", normalize="steps")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aggregator.staleness import staleness
+from aggregator.staleness import discount, staleness
 from shared.errors import InvalidState
 
 
@@ -17,3 +17,11 @@ def test_update_from_the_future_is_our_own_bug(into: int, base: int) -> None:
     """Nobody can have trained from a version that does not exist."""
     with pytest.raises(InvalidState):
         staleness(into, base)
+
+
+@pytest.mark.parametrize(
+    ("versions", "exponent", "expected"), [(0, 0.5, 1.0), (3, 0.5, 0.5), (1, 1.0, 0.5), (9, 0.0, 1.0)]
+)
+def test_late_update_counts_less(versions: int, exponent: float, expected: float) -> None:
+    """(1 + 3)^-0.5 is a half; an exponent of 0 ignores staleness."""
+    assert discount(versions, exponent) == expected

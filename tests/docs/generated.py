@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr
 from aggregator.config import Settings
 from aggregator.leases import TRANSITIONS as LEASES
 from aggregator.leases import LeaseState
+from aggregator.modes import MODES
 from aggregator.phases import PHASES, PauseCause, Phase
 from broker.config import BrokerSettings
 from edge_client.config import EdgeSettings
@@ -231,6 +232,24 @@ def _as_toml(value: object) -> str:
     return f'`"{value}"`'
 
 
+def modes_table() -> Table:
+    """What each mode makes of the knobs that are left unset, with a goal of 10."""
+    kinds = [
+        Settings.model_validate({"task": "t:t", "round": {"mode": mode, "report_goal": 10}, "stop": {"rounds": 1}})
+        for mode in MODES
+    ]
+    knobs: dict[str, Callable[[Settings], object]] = {
+        "round.over_selection": lambda each: each.round.over_selection,
+        "round.outstanding": lambda each: each.round.outstanding,
+        "round.quorum": lambda each: each.round.quorum,
+        "round.max_staleness": lambda each: each.round.max_staleness,
+        "training.max_seconds": lambda each: each.training.max_seconds,
+        "server.normalize": lambda each: each.server.normalize,
+    }
+    rows = [(f"`{key}`", *(_as_toml(read(each)) or "none" for each in kinds)) for key, read in knobs.items()]
+    return Table(("knob", *(f"`{mode}`" for mode in MODES), "meaning"), rows)
+
+
 def rooms(package: str, old: str) -> str:
     """Every module of a package, with the first sentence of its docstring; ▣ is held to be pure by a test."""
     lines = []
@@ -264,6 +283,7 @@ PAGES: Sequence[Page] = (
             **{f"message {kind.__name__}": message_table(kind) for kind in MESSAGES},
             "outcomes": enum_table(messages.Outcome),
             "reasons": enum_table(Reason),
+            "modes": modes_table(),
             "phases": transition_table(PHASES),
             "phase diagram": partial(diagram, Phase.WAITING, PHASES),
             "causes": enum_table(PauseCause),
