@@ -152,12 +152,14 @@ class _Life:
         for i in range(self._first, self._first + n):
             world: World = up if rng.random() < UPWARD_SHARE else down
             self._index, self._world = i, world.name
-            signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S)
+            # again and again: raised within a callback of the loop, it would be logged and forgotten
+            signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S, LONGEST_S / 10)
             try:
                 self._payload = world.draw()
                 await self._take(world, self._payload, lanes)
                 self._check(worlds, is_thorough=not i % BOOKS_EVERY)
             except Exception as error:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
                 self.fails(error)
                 break
             self._found.n += 1
