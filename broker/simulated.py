@@ -23,7 +23,7 @@ from broker.link import LinkProfile
 from broker.misdelivery import Backlog, Misdelivery
 from broker.retained_store import RetainedStore
 from broker.simulated_link import SimulatedLink
-from broker.subscriptions import Subscriptions, TopicFilter, check_payload, check_topic
+from broker.subscriptions import Subscriptions, TopicFilter, check_payload, check_topic, filter_of
 from broker.transport import Connection, Message, Transport, Will
 from shared.errors import CredentialsRefused, FederationError, TransportError
 
@@ -310,7 +310,7 @@ class _Connection:
             await asyncio.sleep(0)
 
     async def subscribe(self, topics: Sequence[str], *, qos: int = 1) -> None:
-        filters = [TopicFilter(topic) for topic in topics]
+        filters = [filter_of(topic) for topic in topics]
         await self.round_trip(
             sum(map(len, topics)),
             partial(self._broker._subscribe, self, filters, qos),

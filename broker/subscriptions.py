@@ -7,12 +7,13 @@ matches `$…`.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Generic, TypeVar
 
 from shared.errors import ConfigError, InvalidState
 
-__all__ = ["Subscriptions", "TopicFilter", "check_payload", "check_topic"]
+__all__ = ["Subscriptions", "TopicFilter", "check_payload", "check_topic", "filter_of"]
 
 S = TypeVar("S", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
@@ -80,6 +81,12 @@ class TopicFilter:
         elif len(levels) != len(mine):
             return False
         return all(wanted in ("+", level) for wanted, level in zip(mine, levels, strict=False))
+
+
+@lru_cache(1024)
+def filter_of(text: str) -> TopicFilter:
+    """Return a filter taken apart; a thousand devices that ask for one chunk have one filter."""
+    return TopicFilter(text)
 
 
 class _Shape(Generic[S]):

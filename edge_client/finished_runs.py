@@ -28,6 +28,8 @@ class FinishedRuns:
     @property
     def deadline(self) -> float | None:
         """When the next run is over; None: none, or something of it is still here."""
+        if not self._believe_at:
+            return None
         return min((at for run, at in self._believe_at.items() if self._is_clear(run)), default=None)
 
     def finished(self, run: str, now: float, *, retained: bool) -> None:
@@ -40,6 +42,8 @@ class FinishedRuns:
 
     def over(self, now: float) -> list[str]:
         """Return the runs that are over by now, each once."""
+        if not self._believe_at:
+            return []
         found = [run for run, at in self._believe_at.items() if at <= now and self._is_clear(run)]
         for run in found:
             del self._believe_at[run]

@@ -16,10 +16,19 @@ from edge_client.phases import LiveLease
 from shared.errors import InvalidState
 from shared.messages import Holding, RetryWindow
 
-__all__ = ["OFFERS_UNTIL_PARKED", "HeldReports", "jittered"]
+__all__ = ["HeldReports", "earliest", "jittered"]
 
 OFFERS_UNTIL_PARKED = 3
 JITTER = 0.2
+
+
+def earliest(*instants: float | None) -> float | None:
+    """Return the first to come, None if there is none; a loop, for every event of every device asks."""
+    first = None
+    for at in instants:
+        if at is not None and (first is None or at < first):
+            first = at
+    return first
 
 
 def jittered(seconds: float, rng: Random) -> float:
@@ -82,6 +91,8 @@ class HeldReports:
     @property
     def deadline(self) -> float | None:
         """When the next offer is due, or the next report is given up."""
+        if not self._schedules:
+            return None
         instants = (at for s in self._schedules.values() for at in (s.offer_at, s.give_up_at) if at is not None)
         return min(instants, default=None)
 

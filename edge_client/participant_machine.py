@@ -18,7 +18,7 @@ from edge_client.eligibility import Refusal
 from edge_client.events import Command, Event, HeldReport, Settle
 from edge_client.final_leases import FinalLeases
 from edge_client.finished_runs import FinishedRuns
-from edge_client.held_reports import HeldReports
+from edge_client.held_reports import HeldReports, earliest
 from edge_client.phases import LiveLease, Phase, check_transition
 from edge_client.presence import CLONED, Presence
 from shared.errors import Reason
@@ -91,10 +91,10 @@ class ParticipantMachine:
     @property
     def deadline(self) -> float | None:
         """When to call `handle` with `DeadlinePassed`; None: not before another event."""
-        instants = [self._finished.deadline]
-        if self._presence.is_connected:
-            instants += [self._presence.deadline, self._status_at, self._held.deadline]
-        return min((at for at in instants if at is not None), default=None)
+        finished = self._finished.deadline
+        if not self._presence.is_connected:
+            return finished
+        return earliest(finished, self._presence.deadline, self._status_at, self._held.deadline)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take an event; return what is to be done, in this order.

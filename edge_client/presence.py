@@ -83,8 +83,10 @@ class Presence:
     @property
     def deadline(self) -> float | None:
         """When the next check-in is due."""
-        instants = (at for at in (self._idle_check_in_at, self._epoch_check_in_at) if at is not None)
-        return min(instants, default=None)
+        idle_at, epoch_at = self._idle_check_in_at, self._epoch_check_in_at
+        if idle_at is None or epoch_at is None:
+            return epoch_at if idle_at is None else idle_at
+        return min(idle_at, epoch_at)
 
     def connected(self, connection: int) -> None:
         """A connection stands.

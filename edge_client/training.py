@@ -200,7 +200,7 @@ def _report(order: Assignment, gate: Gate, *, outcome: Reported, **fields: objec
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PeerError(Reason.RESULT, f"{where}: {first['msg']}") from error
-    if len(encode(report)) > Report.max_message_bytes:
+    if report.metrics and len(encode(report)) > Report.max_message_bytes:
         raise PeerError(Reason.RESULT, f"metrics: too long for a report of {Report.max_message_bytes} bytes")
     return report
 

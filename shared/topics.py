@@ -6,6 +6,7 @@ keeps a device inside its own four shapes. `from` and `to` are as the device see
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from shared.errors import PeerError, Reason
@@ -208,35 +209,40 @@ class Topics:
         Raises:
             PeerError: it is none of this fleet's shapes.
         """
-        start = f"{self.root}/"
-        if not topic.startswith(start):
-            raise PeerError(Reason.TOPIC, topic[:200])
-        match topic[len(start) :].split("/"):
-            case ["fleet"]:
-                return FleetTopic()
-            case ["aggregator", "status"]:
-                return AggregatorStatusTopic()
-            case ["run", run, "round"] if NAME.fullmatch(run):
-                return RoundTopic(run)
-            case ["run", run, "index" | "model" as kind, digest, number] if (
-                NAME.fullmatch(run) and _DIGEST.fullmatch(digest) and _INDEX.fullmatch(number)
-            ):
-                return (IndexTopic if kind == "index" else ModelTopic)(run, digest, int(number))
-            case ["to", device, "assignment"] if NAME.fullmatch(device):
-                return AssignmentTopic(device)
-            case ["to", device, "receipt"] if NAME.fullmatch(device):
-                return ReceiptTopic(device)
-            case ["to", device, "control"] if NAME.fullmatch(device):
-                return ControlTopic(device)
-            case ["from", device, "status" | "check-in" as kind] if NAME.fullmatch(device):
-                return StatusTopic(device) if kind == "status" else CheckInTopic(device)
-            case ["from", device, "report", lease] if NAME.fullmatch(device) and _LEASE.fullmatch(lease):
-                return ReportTopic(device, lease)
-            case ["from", device, "chunk", lease, number] if (
-                NAME.fullmatch(device) and _LEASE.fullmatch(lease) and _INDEX.fullmatch(number)
-            ):
-                return ChunkTopic(device, lease, int(number))
+        return _parsed(self.root, topic)
+
+
+@lru_cache(4096)  # what everybody is told arrives at all devices of a process, one after the other
+def _parsed(root: str, topic: str) -> Topic:
+    start = f"{root}/"
+    if not topic.startswith(start):
         raise PeerError(Reason.TOPIC, topic[:200])
+    match topic[len(start) :].split("/"):
+        case ["fleet"]:
+            return FleetTopic()
+        case ["aggregator", "status"]:
+            return AggregatorStatusTopic()
+        case ["run", run, "round"] if NAME.fullmatch(run):
+            return RoundTopic(run)
+        case ["run", run, "index" | "model" as kind, digest, number] if (
+            NAME.fullmatch(run) and _DIGEST.fullmatch(digest) and _INDEX.fullmatch(number)
+        ):
+            return (IndexTopic if kind == "index" else ModelTopic)(run, digest, int(number))
+        case ["to", device, "assignment"] if NAME.fullmatch(device):
+            return AssignmentTopic(device)
+        case ["to", device, "receipt"] if NAME.fullmatch(device):
+            return ReceiptTopic(device)
+        case ["to", device, "control"] if NAME.fullmatch(device):
+            return ControlTopic(device)
+        case ["from", device, "status" | "check-in" as kind] if NAME.fullmatch(device):
+            return StatusTopic(device) if kind == "status" else CheckInTopic(device)
+        case ["from", device, "report", lease] if NAME.fullmatch(device) and _LEASE.fullmatch(lease):
+            return ReportTopic(device, lease)
+        case ["from", device, "chunk", lease, number] if (
+            NAME.fullmatch(device) and _LEASE.fullmatch(lease) and _INDEX.fullmatch(number)
+        ):
+            return ChunkTopic(device, lease, int(number))
+    raise PeerError(Reason.TOPIC, topic[:200])
 
 
 def _check(grammar: re.Pattern[str], value: str, what: str) -> str:

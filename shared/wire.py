@@ -205,7 +205,7 @@ def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("duplicate key")
-    if not all(type(key) is str for key in found):
+    if not {str}.issuperset(map(type, found)):
         raise ValueError("a key that is no string")
     return found
 
