@@ -16,7 +16,7 @@ from edge_client.phases import LiveLease
 from shared.errors import InvalidState
 from shared.messages import Holding, RetryWindow
 
-__all__ = ["HeldReports", "earliest", "jittered"]
+__all__ = ["OFFERS_UNTIL_PARKED", "HeldReports", "earliest", "jittered"]
 
 OFFERS_UNTIL_PARKED = 3
 JITTER = 0.2

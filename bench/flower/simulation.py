@@ -57,9 +57,7 @@ def main(n_clients: int, n_rounds: int) -> None:
         return AddOne().to_client()
 
     def server(context: Context) -> Any:
-        return ServerAppComponents(
-            strategy=TimedFedAvg(n_clients, n_rounds), config=ServerConfig(num_rounds=n_rounds)
-        )
+        return ServerAppComponents(strategy=TimedFedAvg(n_clients, n_rounds), config=ServerConfig(num_rounds=n_rounds))
 
     run_simulation(
         server_app=ServerApp(server_fn=server),
