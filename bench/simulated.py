@@ -92,9 +92,9 @@ async def _measured(case: FleetCase, folder: Path) -> FleetFigures:
 def _task(case: FleetCase) -> Task:
     if case.model_bytes is not None:
         return AddOne(case.model_bytes)
-    from bench.digits import Digits  # scikit-learn is wanted only here
+    from examples.linear_digits import task  # scikit-learn is wanted only here
 
-    return Digits()
+    return task
 
 
 def _settings(case: FleetCase, folder: Path) -> Settings:
