@@ -304,10 +304,11 @@ class Settings(_Section):
                 f"{key} cannot hold with training.algorithm = fedsgd: a gradient over all examples is one step for "
                 "everybody, however long it takes"
             )
-        if mode == "async" and self.server.normalize == "steps":
+        if self.training.algorithm == "fedsgd" and self.round.max_staleness:
             raise ValueError(
-                "server.normalize = steps cannot hold with round.mode = async: it weighs the devices of one cohort, "
-                "which trained from one version, against each other; choose semi-sync, or leave it out"
+                f"training.algorithm = fedsgd is synchronous only, and cannot hold with round.max_staleness = "
+                f"{self.round.max_staleness} (round.mode = {mode}): a gradient taken at an older version is not that "
+                "of the model it would move; use fedavg, or mode = sync"
             )
         if (
             self.stop.rounds is None

@@ -61,9 +61,10 @@ def test_metric_falls_when_it_is_a_loss_or_has_an_upper_bound(stop: dict[str, An
         ({"round": {"mode": "semi-sync"}, "training": {"algorithm": "fedsgd"}}, "mode = semi-sync cannot hold"),
         ({"server": {"normalize": "steps"}, "training": {"algorithm": "fedsgd"}}, "normalize = steps cannot hold"),
         (
-            {"round": {"mode": "async", "over_selection": None}, "server": {"normalize": "steps"}},
-            "cannot hold with round.mode = async",
+            {"round": {"mode": "async", "over_selection": None}, "training": {"algorithm": "fedsgd"}},
+            "fedsgd is synchronous only",
         ),
+        ({"round": {"max_staleness": 2}, "training": {"algorithm": "fedsgd"}}, "fedsgd is synchronous only"),
         ({"server": {"rule": "median"}}, "'mean'"),
         ({"round": {"goal": 3}}, "Extra inputs"),
     ],
