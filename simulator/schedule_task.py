@@ -38,7 +38,9 @@ class DrawnTask:
         step = rng.standard_normal(self._n_params).astype(np.float32)
         work.progress(1, 1)
         trained = Trained(
-            parameters={"weights": parameters["weights"] + step}, num_examples=int(rng.integers(1, 100)), n_steps=1
+            parameters={"weights": parameters["weights"] + step},
+            num_examples=int(rng.integers(1, 100)),
+            n_steps=int(rng.integers(1, 100)),
         )
         payload = self._codec.encode(delta_of(trained, self._spec.flatten(parameters), self._spec), 0)
         self.made[sha256_hex(payload)] = payload

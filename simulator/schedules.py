@@ -1,7 +1,8 @@
 """Crash schedules: fleets whose every misfortune is drawn from one seed.
 
-A schedule says what is learned, by whom, over which links, how the broker misbehaves, whose work is late, whose disk is
-full, and who dies when and how. It is a function of its seed, so that a failing one is replayed by its number.
+A schedule says what is learned, in which mode, by whom, over which links, how the broker misbehaves, whose work is
+late, whose disk is full, and who dies when and how. It is a function of its seed, so that a failing one is replayed by
+its number.
 
 Pure. Not here: carrying it out (`schedule_run.py`), and what must hold (`schedule_witness.py`).
 """
@@ -107,7 +108,7 @@ class Schedule:
             late=rng.choice((0.0, 0.002, 0.01)),
             crashes=tuple(_crashes(rng, devices, seed)),
             full_disks=tuple(_full_disks(rng, devices)),
-            tables=_tables(rng),
+            tables=_in_a_mode(_tables(rng), Random(f"mode {seed}")),
         )
 
     def lines(self) -> Iterator[str]:
@@ -197,3 +198,20 @@ def _tables(rng: Random) -> dict[str, dict[str, Any]]:
             "granted_chunks": rng.choice((2, 8, 500)),
         },
     }
+
+
+def _in_a_mode(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
+    """Return the settings of a run in a mode: every second is synchronous, the others take what is late."""
+    knobs = tables["round"]
+    constant = {"over_selection": None, "outstanding": rng.choice((1, 2, 3)) * knobs["report_goal"]}
+    match rng.choice(("sync", "sync", "sync", "sync", "semi-sync", "async", "async", "between")):
+        case "semi-sync":
+            mode: dict[str, Any] = {"mode": "semi-sync"}
+        case "async":
+            mode = {"mode": "async", **constant, "max_staleness": rng.choice((1, 50))}
+            mode |= rng.choice(({}, {"report_goal": 1}))
+        case "between":
+            mode = {**constant, "max_staleness": rng.choice((0, 1, 2))}
+        case _:
+            mode = {}
+    return {**tables, "round": {**knobs, **mode}}

@@ -138,7 +138,7 @@ class Torture:
         seconds = asyncio.get_running_loop().time() - begun
         self._tally.add(verdict, kills=run.kills, faults=run.faults, seconds=seconds, folder=folder)
         self._tally.save(self._folder / TALLY)
-        self._say(self._line(plan.kind, verdict, seconds))
+        self._say(self._line(f"{plan.kind}, {plan.waits}", verdict, seconds))
         if not verdict.violations:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 

@@ -1,8 +1,8 @@
 """The model that a journal's rows must yield, made again by other means: bit for bit, version for version.
 
 The bytes of an update are not needed: its sha-256 in the row leads to the number that its device wrote down, and the
-number to every value (`torture_task.py`). The sum is exact, so it is made in another order than the aggregator's, and
-an update that was left out or counted twice shows in every bit.
+number to every value (`torture_task.py`); a late one counts half. The sum is exact, so it is made in another order than
+the aggregator's, and an update that was left out or counted twice shows in every bit.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ def _sums(
             vector = vector_of(number, n_params)
             for contradiction in _contradictions(accept, number, vector):
                 found.append(f"row {accept['seq']}: {contradiction}")
-            total += weight_of(number) * vector.astype(np.float64)
+            total += accept["discount"] * weight_of(number) * vector.astype(np.float64)
             weight += weight_of(number)
         sums[version] = (total, weight)
     return sums
@@ -90,6 +90,9 @@ def _contradictions(accept: Mapping[str, Any], number: int, vector: Vector) -> I
     if (accept["num_examples"], accept["weight"], accept["clip_scale"]) != (weight_of(number), weight_of(number), 1.0):
         weight, scale = accept["weight"], accept["clip_scale"]
         yield f"weight {weight}, clip scale {scale}; it is {weight_of(number)} examples, unclipped"
+    late = accept["into"] - 1 - accept["base_version"]
+    if accept["discount"] != 1 / (1 + late):
+        yield f"discount {accept['discount']}; it is {late} versions late"
     if hashlib.sha256(vector.tobytes()).hexdigest() != accept["sha256"]:
         yield "its sha256 is not that of the number that its device wrote down"
 

@@ -1,4 +1,4 @@
-"""What a torture does to each of its runs, as a function of the seed: models, kills, steps, jumps of the clock.
+"""What a torture does to each of its runs, as a function of the seed: modes, models, kills, steps, jumps of the clock.
 
 Pure. What real processes make of a plan differs from time to time; the plan itself does not, so a run is named by its
 seed and index.
@@ -25,6 +25,7 @@ __all__ = [
     "LifePlan",
     "RunPlan",
     "Scale",
+    "Waits",
     "aggregator_settings",
     "device_settings",
     "lives",
@@ -48,6 +49,14 @@ class Kind(StrEnum):
 
 
 N_PARAMS = {Kind.INLINE: 16, Kind.MIXED: 3072, Kind.SMALL_DISK: 3072}
+
+
+class Waits(StrEnum):
+    """For what a run's rounds wait."""
+
+    SYNC = "sync"
+    LATE = "sync, late updates count"
+    ASYNC = "async"
 
 
 class Act(StrEnum):
@@ -126,12 +135,14 @@ class RunPlan:
         seed: of everything in it.
         name: of the run.
         kind: of its updates.
+        waits: its mode.
         links: by device number, how bad its link is; all others have a perfect one.
     """
 
     seed: str
     name: str
     kind: Kind
+    waits: Waits
     links: Mapping[int, LinkProfile]
 
     @property
@@ -165,6 +176,7 @@ def plan_run(seed: int, index: int, scale: Scale) -> RunPlan:
         seed=f"{seed}/{name}",
         name=name,
         kind=_KINDS[index % len(_KINDS)],
+        waits=Random(f"{seed}/{name}/mode").choice(list(Waits)),
         links=dict(zip(bad, _links(), strict=True)),
     )
 
@@ -239,15 +251,8 @@ def aggregator_settings(
         "fleet": FLEET,
         "run": name or plan.name,
         "broker": {"url": url, "keepalive_s": 5},
-        "round": {
-            "report_goal": scale.report_goal,
-            "over_selection": 1.3,
-            "quorum": 0.5,
-            "window_s": {"min": 1, "max": 3},
-            "lease_s": 3,
-        },
-        # a gradient travels as it is: what is subtracted from a model, and added to it again, would be rounded
-        "training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE},
+        "round": _round(plan.waits, scale.report_goal),
+        **_training(plan.waits),
         "evaluation": {"central_every": 0},
         "stop": {"rounds": scale.versions},
         "transfer": {
@@ -259,6 +264,30 @@ def aggregator_settings(
         },
         "output": {"folder": str(folder), "keep_best": False, "plot": False},
     }
+
+
+def _training(waits: Waits) -> dict[str, Any]:
+    """Return how the model moves: by the same rate, whoever applies it.
+
+    The task returns gradients either way: they travel as they are, while what is subtracted from a model, and added to
+    it again, would be rounded. What is late may not be called a gradient, though.
+    """
+    if waits is Waits.SYNC:
+        return {"training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE}}
+    return {"server": {"optimizer": {"learning_rate": LEARNING_RATE}}}
+
+
+def _round(waits: Waits, goal: int) -> dict[str, Any]:
+    knobs: dict[str, Any] = {"report_goal": goal, "quorum": 0.5, "window_s": {"min": 1, "max": 3}, "lease_s": 3}
+    # 1 and a half are exact, so that every sum stays so; (1 + 2)^-1 is not
+    late = {"max_staleness": 1, "staleness_exponent": 1}
+    match waits:
+        case Waits.SYNC:
+            return {**knobs, "over_selection": 1.3}
+        case Waits.LATE:
+            return {**knobs, "over_selection": 1.3, **late}
+        case Waits.ASYNC:
+            return {**knobs, "mode": "async", "outstanding": goal + goal // 4, **late}
 
 
 def device_settings(*, url: str, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import structlog
 
-from aggregator.config import Settings
 from aggregator.publishing import MAX_BLOBS
 from broker.link import LinkProfile
 from shared.blocking import Lane
@@ -24,16 +23,17 @@ TEN_SECONDS: Mapping[Lane, DelayRange] = {Lane.TRAINING: (8.0, 10.0)}
 """Of a round of those who are quick."""
 
 
-def _patient(settings: Settings) -> Settings:
-    """Let late updates count, as modes without a barrier do: only then a lease outlives its version's neighbours."""
-    return settings.model_copy(update={"round": settings.round.model_copy(update={"max_staleness": 50})})
-
-
 async def test_model_that_goes_away_under_a_slow_device_ends_its_lease_and_nothing_hangs(tmp_path: Path) -> None:
     """Nine devices fetch nine versions, and eight are kept: the first is told, drops its model, and gets new work."""
     unwatched_loop()
-    goal = {"report_goal": 1, "over_selection": 10.0, "lease_s": 120}  # those who are slow keep nobody waiting
-    settings = _patient(some_settings(tmp_path, round=goal, stop={"rounds": 20}, evaluation={"central_every": 0}))
+    goal = {
+        "report_goal": 1,
+        "over_selection": 10.0,
+        "max_staleness": 50,
+        "lease_s": 120,  # who is slow, and who counts
+        "window_s": {"min": 20, "max": 120},
+    }
+    settings = some_settings(tmp_path, round=goal, stop={"rounds": 20}, evaluation={"central_every": 0})
     fleet, broker = Fleet(settings, TASK, tmp_path), WatchedBroker(seed=1)
     fleet.broker = broker
     slow = [f"slow{i}" for i in range(MAX_BLOBS + 1)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import commands as cmd
+from aggregator.config import Settings
 from aggregator.part_files import PartFiles
 from aggregator.row_writer import RowWriter
 from aggregator.version_making import VersionMaking
@@ -50,6 +51,9 @@ def test_schedule_is_a_function_of_its_seed() -> None:
         assert schedule.tables["stop"] == {"rounds": 5}
         assert len(schedule.faults.misbehaviours) >= 3
         assert len(schedule.crashes) >= 2
+    rounds = [Settings.model_validate({"task": "t:t", **schedule.tables}).round for schedule in drawn]
+    assert {each.mode for each in rounds} == {"sync", "semi-sync", "async"}
+    assert any(each.mode == "sync" and each.outstanding and each.max_staleness for each in rounds)
     crashes = [crash for schedule in drawn for crash in schedule.crashes]
     assert {"aggregator", "broker", "d0"} <= {crash.victim for crash in crashes}
     assert {crash.is_power_cut for crash in crashes if crash.within} == {False, True}

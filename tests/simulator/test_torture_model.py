@@ -77,6 +77,10 @@ def _another_weight(story: Story) -> None:
     story.change(5, weight=2.5)
 
 
+def _late_in_full(story: Story) -> None:
+    story.change(5, into=2)
+
+
 def _unknown(story: Story) -> None:
     story.change(5, sha256="0" * 64)
 
@@ -99,6 +103,7 @@ def _of_nothing(story: Story) -> None:
         (_left_out, "version 1 is not what the accepted updates yield"),
         (_twice, "version 1 is not what the accepted updates yield"),
         (_another_weight, "weight 2.5"),
+        (_late_in_full, "discount 1.0; it is 1 versions late"),
         (_unknown, "which no device has trained"),
         (_wrong_note, "not that of the number that its device wrote down"),
         (_skipped, "commits version 2 after version 0"),

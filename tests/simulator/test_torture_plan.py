@@ -14,6 +14,7 @@ from simulator.torture_plan import (
     LifePlan,
     RunPlan,
     Scale,
+    Waits,
     aggregator_settings,
     device_settings,
     lives,
@@ -39,6 +40,18 @@ def test_plan_is_a_function_of_seed_and_index() -> None:
 def test_every_kind_of_run_comes_soon() -> None:
     """The short form has three runs."""
     assert {plan_run(1, index, SHORT).kind for index in range(3)} == set(Kind)
+
+
+def test_every_mode_comes_soon() -> None:
+    """By the seed, so that a torture of a few runs has more than one; settings say what it is."""
+    plans = [plan_run(1, index, SCALE) for index in range(12)]
+    assert {plan.waits for plan in plans} == set(Waits)
+    for plan in plans:
+        knobs = Settings.model_validate(
+            aggregator_settings(plan, SCALE, url="mqtt://127.0.0.1:1", folder=Path("runs"), inline_bytes=0)
+        ).round
+        assert (knobs.outstanding is not None) is (plan.waits is Waits.ASYNC)
+        assert (knobs.max_staleness == 0) is (plan.waits is Waits.SYNC)
 
 
 def test_every_act_and_step_comes_within_a_few_hundred_lives() -> None:

@@ -56,6 +56,7 @@ def an_accept(number: int, device: int, into: int = 1) -> dict[str, Any]:
         "weight": float(weight_of(number)),
         "num_examples": weight_of(number),
         "clip_scale": 1.0,
+        "discount": 1.0,
         "sha256": sha256_of(number, N_PARAMS),
     }
 
