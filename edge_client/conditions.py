@@ -65,7 +65,7 @@ def read_conditions(
         temperature_c=_read_temperature(files.thermal),
         is_metered=_read_metered(files.route, metered_interfaces),
         data_age_s=_read_age(data, now),
-        hour=local.tm_hour + local.tm_min / 60,
+        hour=local.tm_hour + local.tm_min / 60 + local.tm_sec / 3600,
     )
 
 
@@ -87,23 +87,21 @@ def _read_load() -> float | None:
 
 
 def _read_power(power: Path) -> tuple[float | None, bool | None]:
-    """Return the charge of the machine's first battery, and whether it is on mains or being charged."""
-    battery: float | None = None
+    """Return the charge of the machine's emptiest battery, and whether it is on mains or being charged."""
+    charges: list[float] = []
     facts: list[bool] = []
     for supply in _folders(power):
         if _text(supply / "scope") == "Device":  # a mouse's
             continue
         match _text(supply / "type"):
             case "Battery":
-                try:
-                    charge = int(_text(supply / "capacity") or "") / 100
-                except ValueError:
-                    continue
-                battery = battery if battery is not None else min(1.0, max(0.0, charge))
-                facts.append(_text(supply / "status") in ("Charging", "Full", "Not charging"))
+                with suppress(ValueError):
+                    charges.append(min(1.0, max(0.0, int(_text(supply / "capacity") or "") / 100)))
+                if (status := _text(supply / "status")) is not None:
+                    facts.append(status in ("Charging", "Full", "Not charging"))
             case "Mains" | "USB":
                 facts += [_text(supply / "online") == "1"] if _text(supply / "online") is not None else []
-    return battery, any(facts) if facts else None
+    return min(charges, default=None), any(facts) if facts else None
 
 
 def _read_temperature(thermal: Path) -> float | None:

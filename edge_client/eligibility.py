@@ -86,9 +86,9 @@ def rules_of(settings: EligibilitySettings) -> Sequence[Rule]:
     if settings.needs_mains:
         refuse_unless(Reason.MAINS, lambda c: _unless(c.is_charging, "on battery"))
     if (least := settings.min_battery) is not None:
-        refuse_unless(Reason.BATTERY, lambda c: _under(c.battery, least, "battery at {:.0%}, under {:.0%}"))
+        refuse_unless(Reason.BATTERY, lambda c: _under(c.battery, least, "battery at {:.1%}, under {:.1%}"))
     if (hottest := settings.max_temperature_c) is not None:
-        refuse_unless(Reason.TEMPERATURE, lambda c: _over(c.temperature_c, hottest, "{:.0f} °C, over {:.0f} °C"))
+        refuse_unless(Reason.TEMPERATURE, lambda c: _over(c.temperature_c, hottest, "{:.1f} °C, over {:.1f} °C"))
     if not settings.allow_metered:
         refuse_unless(Reason.METERED, lambda c: _unless(None if c.is_metered is None else not c.is_metered, "metered"))
     if (busiest := settings.max_load) is not None:
@@ -96,12 +96,12 @@ def rules_of(settings: EligibilitySettings) -> Sequence[Rule]:
     if (least_mb := settings.min_free_memory_mb) is not None:
         refuse_unless(
             Reason.MEMORY,
-            lambda c: _under(_scaled(c.free_memory_bytes, MIB), least_mb, "{:.0f} MiB free, under {:.0f}"),
+            lambda c: _under(_scaled(c.free_memory_bytes, MIB), least_mb, "{:.1f} MiB free, under {:.1f}"),
         )
     if (oldest_h := settings.max_data_age_h) is not None:
         refuse_unless(
             Reason.STALE_DATA,
-            lambda c: _over(_scaled(c.data_age_s, HOUR_S), oldest_h, "data {:.1f} h old, over {:.1f} h"),
+            lambda c: _over(_scaled(c.data_age_s, HOUR_S), oldest_h, "data {:.2f} h old, over {:.2f} h"),
         )
     if settings.hours:
         refuse_unless(Reason.HOURS, lambda c: _outside(c.hour, settings.hours))
@@ -130,5 +130,5 @@ def _outside(hour: float | None, hours: Sequence[tuple[float, float]]) -> str | 
         return None
     if any(start <= hour < end if start < end else hour >= start or hour < end for start, end in hours):
         return ""
-    begins = min(hours, key=lambda each: (each[0] - hour) % 24)[0]
-    return f"until {int(begins):02d}:{round(begins % 1 * 60):02d}"
+    begins_min = round(min(hours, key=lambda each: (each[0] - hour) % 24)[0] * 60) % (24 * 60)
+    return f"until {begins_min // 60:02d}:{begins_min % 60:02d}"

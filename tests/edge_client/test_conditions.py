@@ -63,6 +63,15 @@ def test_battery_of_a_mouse_is_not_the_machines(tmp_path: Path) -> None:
     assert (found.battery, found.is_charging) == (0.9, True)
 
 
+def test_emptiest_of_several_batteries_counts(tmp_path: Path) -> None:
+    """One that does not say how full it is still says whether it is being charged."""
+    full = a_supply("BAT0", type="Battery", capacity="90", status="Discharging")
+    low = a_supply("BAT1", type="Battery", capacity="12", status="Discharging")
+    mute = a_supply("BAT2", type="Battery", status="Charging")
+    found = seen(tmp_path, **full, **low, **mute)
+    assert (found.battery, found.is_charging) == (0.12, True)
+
+
 def test_machine_without_a_battery_is_unknown(tmp_path: Path) -> None:
     """A server has none, and a container may show a broken one."""
     found = seen(tmp_path)

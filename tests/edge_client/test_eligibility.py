@@ -28,13 +28,13 @@ CASES: list[tuple[dict[str, Any], Conditions, Conditions, Refusal]] = [
         {"min_battery": 0.3},
         Conditions(battery=0.3),
         Conditions(battery=0.18),
-        Refusal(Reason.BATTERY, "battery at 18%, under 30%"),
+        Refusal(Reason.BATTERY, "battery at 18.0%, under 30.0%"),
     ),
     (
         {"max_temperature_c": 70},
         Conditions(temperature_c=70.0),
         Conditions(temperature_c=81.2),
-        Refusal(Reason.TEMPERATURE, "81 °C, over 70 °C"),
+        Refusal(Reason.TEMPERATURE, "81.2 °C, over 70.0 °C"),
     ),
     (
         {"allow_metered": False},
@@ -52,13 +52,13 @@ CASES: list[tuple[dict[str, Any], Conditions, Conditions, Refusal]] = [
         {"min_free_memory_mb": 200},
         Conditions(free_memory_bytes=200 * 2**20),
         Conditions(free_memory_bytes=100 * 2**20),
-        Refusal(Reason.MEMORY, "100 MiB free, under 200"),
+        Refusal(Reason.MEMORY, "100.0 MiB free, under 200.0"),
     ),
     (
         {"max_data_age_h": 24},
         Conditions(data_age_s=24 * 3600.0),
         Conditions(data_age_s=36 * 3600.0),
-        Refusal(Reason.STALE_DATA, "data 36.0 h old, over 24.0 h"),
+        Refusal(Reason.STALE_DATA, "data 36.00 h old, over 24.00 h"),
     ),
     ({"hours": [[22, 6.5]]}, Conditions(hour=6.4), Conditions(hour=6.5), Refusal(Reason.HOURS, "until 22:00")),
 ]
@@ -87,6 +87,8 @@ def test_each_rule_refuses_by_name_and_number(
         ([[1, 3], [12.5, 13]], 5.0, "until 12:30"),
         ([[1, 3], [12.5, 13]], 14.0, "until 01:00"),
         ([[0, 24]], 23.99, None),
+        ([[6.999, 8]], 5.0, "until 07:00"),
+        ([[23.999, 6]], 12.0, "until 00:00"),
     ],
 )
 def test_hours_wrap_around_midnight(hours: list[list[float]], hour: float, until: str | None) -> None:

@@ -275,7 +275,7 @@ async def test_device_refuses_by_its_own_rules_until_they_hold(tmp_path: Path) -
         scene.conditions = Conditions(battery=0.2)
         await scene.start()
         await scene.until(lambda: scene.status.refusal is Reason.BATTERY)
-        assert scene.status.detail == "battery at 20%, under 50%"
+        assert scene.status.detail == "battery at 20.0%, under 50.0%"
         assert scene.status.conditions == {"battery": 0.2}
         await scene.until(lambda: any(each.refusal is Reason.BATTERY for each in scene.aggregator.check_ins))
         scene.conditions = Conditions(battery=0.6)
