@@ -4,13 +4,13 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
 from aggregator.events import BrokerFound, CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered
 from aggregator.leases import Lease, LeaseBook
-from aggregator.population import Population
+from aggregator.population import Candidates, Population
 from aggregator.records import LeaseRecord
 from aggregator.selection import draw_cohort, seed_of
 from aggregator.tally import Tally
@@ -57,31 +57,26 @@ class Invitations:
         """How often an idle device checks in: the fleet shares about ten check-ins a second."""
         return max(self._settings.transfer.check_in_interval_s, self._population.n_believed / 10)
 
-    def eligible(self, round_id: int, now: float) -> list[str]:
+    def eligible(self, now: float) -> Candidates:
         """Return the devices that may be given training work now."""
-        return [
-            device
-            for device in self._population.waiting(now, self.check_in_interval_s, round_id)
-            if self._leases.live_of(device) is None and not self._tally.has_counted(device)
-        ]
+        return self._population.candidates(now, self.check_in_interval_s)
 
-    def idle(self, now: float) -> list[str]:
+    def idle(self, now: float) -> Collection[str]:
         """Return the devices that may be asked to evaluate now."""
-        return [
-            device
-            for device in self._population.waiting(now, self.check_in_interval_s, None)
-            if self._leases.live_of(device) is None
-        ]
+        return self._population.waiting(now, self.check_in_interval_s)
+
+    def begin_to_ask(self, round_id: int) -> None:
+        """A round is over, or begins: from here on this one asks."""
+        self._population.begin_to_ask(round_id, still_out=self._tally.has_counted)
 
     def forget_settled(self) -> None:
         """A round begins: only leases that are still open remain of interest."""
-        self._population.forget_barred()
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
     def invite(
         self,
         kind: Kind,
-        candidates: list[str],
+        candidates: Collection[str],
         size: int,
         round_id: int,
         lease_s: Callable[[str], float],
@@ -161,6 +156,8 @@ class Invitations:
         if live is not None or is_at_work:
             self._population.assigned(device)  # it waits again when it checks in without an open lease
             return [*commands, self.come_back(device, Reason.NOT_DRAWN)], False
+        if self._tally.has_counted(device):
+            self._population.sits_out(device)
         return commands, True
 
     def offline(self, event: DeviceOffline) -> None:

@@ -5,12 +5,12 @@ Presence steers selection only; what a device has done is told by its leases (`l
 
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from shared.errors import Reason
 
-__all__ = ["Member", "Population"]
+__all__ = ["Candidates", "Member", "Population"]
 
 MAX_DEVICES = 100_000
 """Devices that are remembered, so that whoever makes up more names does not fill the memory."""
@@ -45,7 +45,9 @@ class Population:
         self._max_devices = max_devices
         self._members: dict[str, Member] = {}  # oldest check-in first
         self._waiting: OrderedDict[str, Member] = OrderedDict()  # oldest check-in first
+        self._sitting_out: set[str] = set()  # of those that wait
         self._barred: dict[str, int] = {}  # device -> the round in which it failed or was rejected
+        self._round_id = 0
         self.n_believed = 0
         """How many have come back or were given work: so many share the check-ins of a second."""
 
@@ -69,10 +71,12 @@ class Population:
             self._believe(member)
         member.checked_in_at, member.refusal, member.detail, member.is_online = now, refusal, detail, True
         member.device_class = sys.intern(device_class)
-        self._waiting.pop(device, None)
+        self._rest(device)
         member.is_waiting = refusal is None
         if member.is_waiting:
             self._waiting[device] = member
+            if self._barred.get(device) == self._round_id:
+                self._sitting_out.add(device)
 
     def assigned(self, device: str) -> None:
         """Note that a device got work; it waits again after its next check-in."""
@@ -89,18 +93,33 @@ class Population:
     def bar(self, device: str, round_id: int) -> None:
         """Do not ask a device again in this round."""
         self._barred[device] = round_id
+        if round_id == self._round_id:
+            self.sits_out(device)
 
-    def forget_barred(self) -> None:
-        """A round begins: whoever was barred in an earlier one may be asked again."""
-        self._barred.clear()
+    def sits_out(self, device: str) -> None:
+        """Do not ask a device that waits before `begin_to_ask` is called again."""
+        if device in self._waiting:
+            self._sitting_out.add(device)
 
-    def waiting(self, now: float, interval_s: float, round_id: int | None) -> Iterator[str]:
-        """Yield the devices that may be asked now, whose newest check-in is younger than three intervals.
+    def begin_to_ask(self, round_id: int, still_out: Callable[[str], bool]) -> None:
+        """From here on it is this round that asks: whoever was barred in another may be asked again.
+
+        Args:
+            round_id: that asks; the next one, as soon as a round is over.
+            still_out: whether a device that sat out has to go on doing so.
+        """
+        self._round_id = round_id
+        self._barred = {device: barred for device, barred in self._barred.items() if barred >= round_id}
+        self._sitting_out = {
+            device for device in self._sitting_out if self._barred.get(device) == round_id or still_out(device)
+        }
+
+    def waiting(self, now: float, interval_s: float) -> Collection[str]:
+        """Return the devices that wait, whose newest check-in is younger than three intervals.
 
         Args:
             now: seconds.
             interval_s: how often a device checks in.
-            round_id: whose barred devices are left out; None: nobody is.
         """
         oldest = now - CHECK_INS_MISSED * interval_s
         while self._waiting:
@@ -108,7 +127,12 @@ class Population:
             if member.checked_in_at >= oldest:
                 break
             self._rest(device)
-        return (device for device in self._waiting if round_id is None or self._barred.get(device) != round_id)
+        return self._waiting.keys()
+
+    def candidates(self, now: float, interval_s: float) -> "Candidates":
+        """Return those of them that do not sit out. Costs nothing, however many there are."""
+        self.waiting(now, interval_s)
+        return Candidates(self._waiting, self._sitting_out)
 
     def counts(self) -> dict[str, int]:
         """Return how many devices are known, online, waiting and refused."""
@@ -125,6 +149,7 @@ class Population:
 
     def _rest(self, device: str) -> None:
         """It does not wait for work any more."""
+        self._sitting_out.discard(device)
         if self._waiting.pop(device, None) is not None:
             self._members[device].is_waiting = False
 
@@ -143,3 +168,29 @@ class Population:
                 return
             self._rest(stalest)
             self.n_believed -= self._members.pop(stalest).is_believed
+
+
+class Candidates(Mapping[str, str]):
+    """Who may be asked, and of which class each is: a view that changes with the population.
+
+    Args:
+        waiting: everybody who waits.
+        sitting_out: of them, who is not asked.
+    """
+
+    def __init__(self, waiting: Mapping[str, Member], sitting_out: Set[str]) -> None:
+        self._waiting, self._sitting_out = waiting, sitting_out
+
+    def __len__(self) -> int:
+        return len(self._waiting) - len(self._sitting_out)
+
+    def __iter__(self) -> Iterator[str]:
+        return (device for device in self._waiting if device not in self._sitting_out)
+
+    def __contains__(self, device: object) -> bool:
+        return device in self._waiting and device not in self._sitting_out
+
+    def __getitem__(self, device: str) -> str:
+        if device not in self:
+            raise KeyError(device)
+        return self._waiting[device].device_class

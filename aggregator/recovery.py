@@ -84,6 +84,7 @@ def recover(
                 found.config = record
             case RoundRecord():
                 machine.round_id, phase, finished = record.round_id, Phase.REPORTING, None
+                machine.invitations.begin_to_ask(record.round_id)
                 machine.invitations.forget_settled()
             case LeaseRecord():
                 _issue(machine, record, now)

@@ -72,6 +72,8 @@ class Reports:
         if (reason := self._tally.surplus(lease)) is not None:
             return self.conclude(lease, LeaseState.DISCARDED, reason)
         record = self._tally.accept(lease, update, round_id, now)
+        if self._tally.has_counted(lease.record.device):
+            self._population.sits_out(lease.record.device)
         self._timer.reported(lease.record.device_class, record.seconds)
         return [Journal(record=record, then=(Fold(record=record), receipt_of(lease)))]
 

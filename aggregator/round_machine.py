@@ -87,8 +87,7 @@ class RoundMachine:
 
     def n_at_hand(self, now: float) -> int:
         """Return accepted + outstanding + eligible: what a round could still count on."""
-        upcoming = self.round_id + (self.phase is Phase.WAITING)  # whoever failed in the last round may try the next
-        n_eligible = len(self.invitations.eligible(upcoming, now))
+        n_eligible = len(self.invitations.eligible(now))
         return self.tally.n_accepted + self.leases.n_outstanding(Kind.TRAIN) + n_eligible
 
     @property
@@ -115,6 +114,8 @@ class RoundMachine:
     def restored(self, *, phase: Phase, left_s: float, n_extensions: int, now: float) -> None:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
         self.phase, self._restored_at = phase, now
+        if phase is Phase.WAITING:
+            self.invitations.begin_to_ask(self.round_id + 1)
         if phase in (Phase.REPORTING, Phase.AGGREGATING):
             left_s = left_s if phase is Phase.REPORTING else math.inf
             self.timer.go_on(now, left_s, n_extensions, self.leases.classes)
@@ -229,6 +230,7 @@ class RoundMachine:
         self.round_id += 1
         self.timer.begin(now)
         self.timer.asked(self.leases.classes)
+        self.invitations.begin_to_ask(self.round_id)
         self.invitations.forget_settled()
         return [
             Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(cmd.PublishRound(),))
@@ -240,7 +242,7 @@ class RoundMachine:
         wanted = self.disk.n_leases(max(0, wanted - self.leases.n_outstanding(Kind.TRAIN)))
         if not wanted:
             return []
-        candidates = self.invitations.eligible(self.round_id, now)
+        candidates = self.invitations.eligible(now)
         lease_s = self.timer.lease_s
         invited = self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, lease_s, now)
         if self.phase is Phase.REPORTING:
@@ -275,6 +277,7 @@ class RoundMachine:
         else:
             self._enter(Phase.WAITING)
         self.last_outcome = RoundOutcome.COMMITTED
+        self.invitations.begin_to_ask(self.round_id + 1)  # whoever failed in this round may try the next
         if self.stopping.cause is not None:
             return [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now)]
         commands = self.reports.cancel_surplus()
@@ -286,6 +289,7 @@ class RoundMachine:
     def _abandon(self, now: float) -> list[Command]:
         self._enter(Phase.WAITING)
         self.last_outcome = RoundOutcome.ABANDONED
+        self.invitations.begin_to_ask(self.round_id + 1)
         return self._endings.abandoned(self.round_id, now)
 
     def _finish_if_due(self) -> list[Command]:
@@ -363,6 +367,7 @@ class RoundMachine:
             if is_under_way:
                 self.last_outcome = RoundOutcome.ABANDONED
             commands = self._endings.voided(self.round_id, self.pausing.since, is_under_way=is_under_way)
+            self.invitations.begin_to_ask(self.round_id + 1)
         return commands + self._unpause(now, PauseCause.OPERATOR, PauseCause.ERROR)
 
     # devices and their reports

@@ -6,9 +6,16 @@ from shared.errors import Reason
 INTERVAL_S = 30.0
 
 
-def waiting(population: Population, now: float = 0.0, round_id: int | None = 1) -> list[str]:
+def waiting(population: Population, now: float = 0.0) -> list[str]:
     """Return who may be asked."""
-    return list(population.waiting(now, INTERVAL_S, round_id))
+    candidates = population.candidates(now, INTERVAL_S)
+    assert len(candidates) == len(list(candidates))
+    return list(candidates)
+
+
+def nobody(device: str) -> bool:
+    """Nobody has counted."""
+    return False
 
 
 def test_device_waits_from_its_check_in_until_it_is_given_work() -> None:
@@ -60,14 +67,40 @@ def test_device_that_missed_three_check_ins_is_not_asked() -> None:
 def test_barred_device_is_left_out_of_its_round_only() -> None:
     """Evaluation and the next round may ask it."""
     population = Population()
+    population.begin_to_ask(1, nobody)
     population.check_in("a", 0.0, refusal=None)
     population.bar("a", 1)
     population.bar("never-checked-in", 1)
-    assert waiting(population, round_id=1) == []
-    assert waiting(population, round_id=2) == ["a"]
-    assert waiting(population, round_id=None) == ["a"]
-    population.forget_barred()
-    assert waiting(population, round_id=1) == ["a"]
+    assert waiting(population) == []
+    assert list(population.waiting(0.0, INTERVAL_S)) == ["a"]
+    population.check_in("a", 1.0, refusal=None)
+    assert waiting(population) == []
+    population.begin_to_ask(1, nobody)  # the same round still
+    assert waiting(population) == []
+    population.begin_to_ask(2, nobody)
+    assert waiting(population) == ["a"]
+    population.bar("a", 1)  # a late failure of the round before
+    assert waiting(population) == ["a"]
+
+
+def test_device_that_sits_out_waits_on_as_long_as_it_has_to() -> None:
+    """It is no candidate, until a round asks for which it need not sit out; leaving or work end that, too."""
+    population = Population()
+    for device in ("a", "b", "c"):
+        population.check_in(device, 0.0, refusal=None, device_class="pi-4")
+        population.sits_out(device)
+    population.sits_out("stranger")
+    assert waiting(population) == []
+    population.begin_to_ask(1, lambda device: device == "a")
+    candidates = population.candidates(0.0, INTERVAL_S)
+    assert dict(candidates) == {"b": "pi-4", "c": "pi-4"}
+    assert "a" not in candidates
+    population.offline("a")
+    population.assigned("b")
+    population.check_in("b", 1.0, refusal=None)
+    assert set(candidates) == {"b", "c"}  # a view: it changes with the population
+    population.check_in("a", 2.0, refusal=None)
+    assert "a" in candidates
 
 
 def test_names_that_somebody_makes_up_do_not_fill_the_memory() -> None:

@@ -4,7 +4,6 @@ What is held against the invariants is the durable journal: what was told to a d
 would be counted twice.
 """
 
-from collections import Counter
 from random import Random
 from typing import Any
 
@@ -14,13 +13,12 @@ from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.config import Settings
-from aggregator.leases import LeaseState
 from aggregator.phases import PauseCause, Phase
 from aggregator.recovery import recover
-from aggregator.round_machine import RoundMachine
 from shared.errors import Reason
 from shared.messages import Kind, Outcome
 from tests.aggregator.builders import DIGEST, a_machine, a_verdict, some_settings
+from tests.aggregator.engine_invariants import books, check_candidates, check_journal
 
 DEVICES = [f"d{i}" for i in range(12)]
 N_EVENTS = 3000
@@ -254,73 +252,6 @@ class World:
         raise AssertionError("it goes on for ever without a device")
 
 
-def books(machine: RoundMachine) -> Any:
-    """Return what a restart has to find again; that a lease has expired is forgotten on purpose."""
-    tally, stopping = machine.tally, machine.stopping
-    open_states = (LeaseState.OUTSTANDING, LeaseState.EXPIRED)
-    return (
-        (tally.version, tally.is_closed, tally.last_seq, tally.n_folded, tally.n_voided, tally.accepted()),
-        (stopping.best, stopping.best_version, stopping.n_since_best, stopping.cause, stopping.metrics),
-        machine.round_id,
-        {
-            lease.record.lease: None
-            if lease.state in open_states
-            else (lease.state, lease.reason, lease.detail, lease.staleness)
-            for lease in machine.leases
-        },
-        {base: frozenset(devices) for base, devices in tally._bases.items() if devices},
-    )
-
-
-def check_journal(rows: list[rec.Record], settings: Settings) -> None:
-    """Nothing counts twice, quorum and order are kept, every round ends once."""
-    accepted: dict[int, list[rec.AcceptRecord]] = {}
-    leases, bases, seqs = Counter[str](), Counter[tuple[str, int]](), []
-    decided, issued = Counter[str](), Counter[str]()
-    closed: int | None = None
-    version, round_id = 0, 0
-    is_open = False
-    for row in rows:
-        match row:
-            case rec.LeaseRecord():
-                issued[row.lease] += 1
-                assert row.base_version == version
-            case rec.OutcomeRecord():
-                assert row.lease in issued
-                decided[row.lease] += 1
-            case rec.AcceptRecord():
-                assert row.into == version + (2 if closed else 1)
-                assert row.into - 1 - row.base_version <= settings.round.max_staleness
-                decided[row.lease] += 1
-                leases[row.lease] += 1
-                bases[row.device, row.base_version] += 1
-                seqs.append(row.seq)
-                accepted.setdefault(row.into, []).append(row)
-            case rec.RoundRecord():
-                assert not is_open
-                assert row.round_id == round_id + 1
-                round_id, is_open = row.round_id, True
-            case rec.CloseRecord():
-                assert closed is None
-                assert len(accepted[row.into]) >= settings.round.quorum_count
-                assert row.last_seq == accepted[row.into][-1].seq
-                closed = row.into
-            case rec.CommitRecord():
-                assert row.version == closed == version + 1
-                version, closed, is_open = row.version, None, False
-            case rec.AbandonRecord():
-                is_open = False
-            case rec.VoidRecord():
-                for update in accepted.pop(row.into, []):
-                    bases[update.device, update.base_version] -= 1
-                closed, is_open = None, False  # ABANDON follows, unless the aggregator dies in between
-            case _:
-                pass
-    assert seqs == list(range(1, len(seqs) + 1))
-    for counter in (leases, bases, decided, issued):
-        assert max(counter.values(), default=0) <= 1
-
-
 def a_world(seed: int, *, is_lagging: bool) -> World:
     """Return a world with knobs of its own: every mode, each with and without a journal that lags."""
     rng = Random(f"knobs/{seed}")
@@ -357,6 +288,7 @@ def test_random_schedules_keep_the_invariants(seed: int) -> None:
         world.step()
         if i % 50 == 0:
             world.machine.check()
+            check_candidates(world.machine, world.now)
     world.calm_down()
     world.machine.check()
     assert world.machine.phase in (Phase.WAITING, Phase.FINISHED)
