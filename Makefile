@@ -31,7 +31,7 @@ check: .venv/ready ## ruff and mypy
 schedules: .venv/ready ## 20,000 crash schedules in virtual time; a failing one prints its seed
 	@$(PY) -m simulator schedules --seeds 0:20000
 
-bench: .venv/ready ## a round's time, CPU and memory, beside Flower's and the bare pipe's; half an hour
+bench: .venv/ready ## rounds beside Flower's and the bare pipe's, simulated fleets beside Flower's simulation; an hour
 	@$(PY) -m bench --save
 
 torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped; ARGS=--help

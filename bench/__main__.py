@@ -15,8 +15,10 @@ from rich.markdown import Markdown
 
 from bench.cases import GRID, Case
 from bench.children import ROOT
+from bench.fleet_turns import FleetPlan, measure_fleets
+from bench.fleets import FLEETS, FleetFigures
 from bench.flower.contender import Flower
-from bench.flower.environment import flower_python, pinned_version
+from bench.flower.environment import SIMULATION, flower_python, pinned_version
 from bench.ours import Ours
 from bench.pipe.contender import Pipe
 from bench.process_costs import check_proc
@@ -38,8 +40,9 @@ CONTENDERS: tuple[ContenderName, ...] = get_args(ContenderName)
 @app.command()
 def main(
     cases: Annotated[
-        str, typer.Option(help="Devices x model, with commas: 10x1MiB,2x64KiB.", show_default=True)
-    ] = ",".join(map(str, GRID)),
+        str,
+        typer.Option(help=f"Devices x model, with commas: 10x1MiB,2x64KiB; and simulated fleets: {', '.join(FLEETS)}."),
+    ] = ",".join(map(str, (*GRID, *FLEETS))),
     only: Annotated[str, typer.Option(help="Contenders, with commas, in this order.")] = ",".join(CONTENDERS),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds measured in a turn; one before and one after.")] = 5,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each contender in each case.")] = 3,
@@ -60,7 +63,11 @@ def main(
     Flower's gRPC server, in an environment of its own (.venv-flower, made at the first use, which needs the network);
     nothing is durable there. **pipe** is aiomqtt, Mosquitto, aiomqtt with the same chunks, and nothing else.
 
-    They take turns on this machine, which should have nothing else to do. All of it takes about half an hour;
+    **simulation** is a thousand simulated devices with a model of 4 KiB, ours in virtual time beside Flower's on Ray
+    (.venv-flower-simulation); **fleet-10k** and **fleet-50k** are ours alone, with a linear model of scikit-learn's
+    digits.
+
+    They take turns on this machine, which should have nothing else to do. All of it takes about an hour;
     `python -m bench --only ours,flower --cases 10x10MiB --turns 1` takes a minute.
 
     Exit codes: 0 measured, 1 a contender failed, 2 the command line or this machine will not do, 130 interrupted.
@@ -68,14 +75,19 @@ def main(
     set_up_logs("warning")
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     results: dict[Case, dict[ContenderName, list[Turn]]] = {}
+    fleets: dict[str, dict[str, list[FleetFigures]]] = {}
     begun, code = datetime.now(UTC), 0
+    names = [text.strip() for text in cases.split(",")]
 
     def done(case: Case, name: ContenderName, turn: Turn) -> None:
         results.setdefault(case, {}).setdefault(name, []).append(turn)
 
-    async def measure() -> None:
+    def fleet_done(case: str, contender: str, figures: FleetFigures) -> None:
+        fleets.setdefault(case, {}).setdefault(contender, []).append(figures)
+
+    async def measure(grid: list[Case]) -> None:
         plan = Plan(
-            cases=[Case.parse(text) for text in cases.split(",")],
+            cases=grid,
             contenders=await _contenders(only.split(","), errors.print),
             n_turns=turns,
             n_rounds=rounds,
@@ -86,20 +98,38 @@ def main(
         with errors.status("") as status:
             await take_turns(plan, done, live=status.update, say=errors.print)
 
+    async def measure_all(grid: list[Case]) -> None:
+        if grid:
+            await measure(grid)
+        chosen = [FLEETS[name] for name in names if name in FLEETS]
+        wanted = [name for name in CONTENDERS if name in map(str.strip, only.split(","))]
+        is_flower_wanted = "flower" in wanted and any(case.with_flower for case in chosen)
+        fleet_plan = FleetPlan(
+            cases=chosen,
+            contenders=wanted,
+            flower=await _flower_simulation(errors.print) if is_flower_wanted else None,
+            n_turns=turns,
+            folder=folder,
+            keep_files=keep_files,
+        )
+        with errors.status("simulated fleets"):
+            await measure_fleets(fleet_plan, fleet_done, errors.print)
+
     try:
         check_proc()
-        if find_mosquitto() is None:
+        grid = [Case.parse(name) for name in names if name not in FLEETS]
+        if grid and find_mosquitto() is None:
             raise ConfigError("there is no mosquitto on this machine", hint="Debian, Ubuntu: apt install mosquitto")
-        asyncio.run(measure())
+        asyncio.run(measure_all(grid))
     except FederationError as error:
         errors.print(str(error))
         code = error.exit_code if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         errors.print("interrupted; every process has ended")
         code = 130
-    if results:
+    if results or fleets:
         sentences = arrangement(n_turns=turns, n_rounds=rounds, n_processes=processes, flower=pinned_version())
-        report = Report(at=begun, arrangement=sentences, machine=machine(), results=results)
+        report = Report(at=begun, arrangement=sentences, machine=machine(), results=results, fleets=fleets)
         if as_json:
             typer.echo(report.as_json())
         else:
@@ -134,6 +164,14 @@ async def _contenders(names: Sequence[str], say: Say) -> list[Contender]:
     if not found:
         raise ConfigError("nobody is left to be measured", hint=f"--only takes {', '.join(CONTENDERS)}")
     return found
+
+
+async def _flower_simulation(say: Say) -> Path | None:
+    try:
+        return await flower_python(ROOT / ".venv-flower-simulation", say, SIMULATION)
+    except ConfigError as error:
+        say(f"without Flower's simulation, which cannot be installed: {error}")
+        return None
 
 
 def _show(report: Report) -> None:

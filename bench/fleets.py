@@ -5,11 +5,11 @@ Pure. Not here: running them (`simulated.py`, `flower/simulation.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from bench.cases import MIB
 
-__all__ = ["FLEETS", "FleetCase", "FleetFigures", "fleets_table", "stages_table"]
+__all__ = ["FLEETS", "FleetCase", "FleetFigures", "FleetResults", "fleets_table", "stages_table"]
 
 _NONE: Final = "–"
 
@@ -95,7 +95,7 @@ class FleetFigures:
         return self.n_fits / self.seconds
 
 
-FleetResults = Mapping[str, Mapping[str, Sequence[FleetFigures]]]
+FleetResults: TypeAlias = Mapping[str, Mapping[str, Sequence[FleetFigures]]]
 """By case and contender; the i-th runs of a case followed one another."""
 
 
@@ -132,9 +132,7 @@ def stages_table(results: FleetResults) -> list[list[str]]:
     known = [(name, run) for name, runs_of in results.items() for run in runs_of.get("ours", ()) if run.microseconds]
     if not known:
         return []
-    stages = list(known[0][1].microseconds)
-    stages += [stage for _, run in known for stage in run.microseconds if stage not in stages]
-    stages = list(dict.fromkeys(stages))
+    stages = list(dict.fromkeys(stage for _, run in known for stage in run.microseconds))
     rows = [["µs of CPU a fit", "all", *stages]]
     for name, run in known:
         each = [f"{run.microseconds[stage]:.0f}" if stage in run.microseconds else _NONE for stage in stages]

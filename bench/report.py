@@ -5,12 +5,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.fleets import FleetResults, fleets_table, stages_table
 from bench.table import Results, ratios_table, values_table
 from broker.server.mosquitto import find_mosquitto
 
@@ -26,12 +27,14 @@ class Report:
         arrangement: what was run and how, in sentences.
         machine: where.
         results: what was measured.
+        fleets: what was measured of simulated fleets.
     """
 
     at: datetime
     arrangement: Sequence[str]
     machine: dict[str, str]
     results: Results
+    fleets: FleetResults = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Return all of it."""
@@ -39,11 +42,16 @@ class Report:
             str(case): {name: [asdict(turn) for turn in turns] for name, turns in turns_of.items()}
             for case, turns_of in self.results.items()
         }
+        fleets = {
+            name: {contender: [asdict(run) for run in runs] for contender, runs in runs_of.items()}
+            for name, runs_of in self.fleets.items()
+        }
         facts: dict[str, Any] = {
             "at": self.at.isoformat(timespec="seconds"),
             "machine": self.machine,
             "arrangement": list(self.arrangement),
             "results": results,
+            "fleets": fleets,
         }
         return json.dumps(facts, indent=1)
 
@@ -52,7 +60,8 @@ class Report:
         parts = [f"# Benchmark of {self.at:%Y-%m-%d %H:%M} UTC"]
         parts.append("\n".join(f"* {sentence}" for sentence in self.arrangement))
         parts.append("\n".join(f"* {name}: {value}" for name, value in self.machine.items()))
-        for table in (values_table(self.results), ratios_table(self.results)):
+        tables = (values_table(self.results) if self.results else [], ratios_table(self.results))
+        for table in (*tables, fleets_table(self.fleets), stages_table(self.fleets)):
             if table:
                 parts.append("\n".join(_markdown(table)))
         return "\n\n".join(parts) + "\n"
@@ -93,6 +102,11 @@ def arrangement(*, n_turns: int, n_rounds: int, n_processes: int, flower: str) -
         "the broker; devices, which a fleet has elsewhere, stand beside it. Peak RSS is VmHWM, most over all turns, of "
         "the server's process alone: the child in which the aggregator would evaluate is idle here. Loop lag is the "
         "p99 of the worst round.",
+        "Simulated fleets: the real aggregator and the real devices in one process, on a broker in memory and in "
+        "virtual time; training is real and takes 0.5 to 2 s of it; links, digests and the devices' files take "
+        "none. Devices keep their files in memory; the aggregator's journal and versions are on disk. A row is one "
+        "run in a process of its own. Flower's simulation runs on Ray with an actor a processor; fits a second are "
+        "those after the first round.",
     ]
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["announce_deviation", "announce_round", "deviation_in", "follow_rounds"]
+__all__ = ["ROUND", "announce_deviation", "announce_round", "deviation_in", "follow_rounds"]
 
-_ROUND: Final = '{"round_ended_at_s": '
+ROUND: Final = '{"round_ended_at_s": '
+"""How a line begins that says so."""
 _DEVIATION: Final = '{"deviation": '
 _LOOK_EVERY_S: Final = 0.005
 """The time of a round is in the line itself; what is read late by this much is its CPU."""
@@ -49,7 +50,7 @@ async def follow_rounds(log: Path, n_rounds: int, ended: Callable[[float], None]
                 if not line.endswith("\n"):  # nothing new, or half a line
                     await asyncio.sleep(_LOOK_EVERY_S)
                     continue
-                if line.startswith(_ROUND):
+                if line.startswith(ROUND):
                     ended(json.loads(line)["round_ended_at_s"])
                     limit.reschedule(loop.time() + limit_s)
                     n_rounds -= 1

@@ -27,7 +27,7 @@ from bench.work import NAME, deviation
 from shared.errors import FederationError
 from shared.logs import set_up_logs
 from shared.task import Task
-from simulator.fleet import Fleet
+from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import AT_ONCE
 from simulator.virtual_time import run_in_virtual_time
 
@@ -63,7 +63,9 @@ async def _measured(case: FleetCase, folder: Path) -> FleetFigures:
         fleet.start_aggregator()
         for number in range(case.n_devices):
             fleet.add(f"device-{number}", partition=(number, case.n_devices))
-        await fleet.until(lambda: fleet.status and fleet.status.population.get("known") == case.n_devices)
+        await fleet.until(lambda: _n_known(fleet) == case.n_devices or not fleet.is_running(AGGREGATOR))
+        if _n_known(fleet) < case.n_devices:
+            raise FederationError(f"the run was over when {_n_known(fleet)} of {case.n_devices} devices had checked in")
         device_bytes = (_rss() - rss_before) // case.n_devices
         connected = time.perf_counter()
         await fleet.until(lambda: fleet.status and fleet.status.version >= case.n_warm_up)
@@ -89,6 +91,10 @@ async def _measured(case: FleetCase, folder: Path) -> FleetFigures:
     )
 
 
+def _n_known(fleet: Fleet) -> int:
+    return 0 if fleet.status is None else fleet.status.population.get("known", 0)
+
+
 def _task(case: FleetCase) -> Task:
     if case.model_bytes is not None:
         return AddOne(case.model_bytes)
@@ -110,6 +116,7 @@ def _settings(case: FleetCase, folder: Path) -> Settings:
             "window_s": {"min": 20, "max": 120},
         },
         "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.5},
+        "transfer": {"reconnect_window_s": 0.0},  # everybody comes at once: the most that can be asked of it
         "evaluation": {"central_every": 0 if case.model_bytes is not None else 10},
         "stop": {"rounds": case.n_rounds},
         "output": {"folder": folder / "runs", "keep_best": False, "plot": False},

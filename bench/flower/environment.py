@@ -1,4 +1,7 @@
-"""An environment of Flower's own, made once: `.venv-flower` at the root of the clone, from `requirements.txt`."""
+"""Environments of Flower's own, each made once at the root of the clone.
+
+`.venv-flower` is made from `requirements.txt`; `.venv-flower-simulation`, with Ray, from `requirements-simulation.txt`.
+"""
 
 import asyncio
 import shutil
@@ -9,30 +12,32 @@ from typing import Final
 from bench.turn import Say
 from shared.errors import ConfigError
 
-__all__ = ["REQUIREMENTS", "flower_python", "pinned_version"]
+__all__ = ["REQUIREMENTS", "SIMULATION", "flower_python", "pinned_version"]
 
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
+SIMULATION: Final = Path(__file__).with_name("requirements-simulation.txt")
 
 
-async def flower_python(folder: Path, say: Say) -> Path:
+async def flower_python(folder: Path, say: Say, requirements: Path = REQUIREMENTS) -> Path:
     """Return the interpreter of the environment, which is made first if it is missing or out of date.
 
     Args:
         folder: of the environment.
         say: is told when it takes long.
+        requirements: what is installed in it.
 
     Raises:
         ConfigError: it cannot be made; the last words of what failed are in it.
     """
     python, mark = folder / "bin" / "python", folder / "made-from.txt"
-    wanted = REQUIREMENTS.read_bytes()
+    wanted = requirements.read_bytes()  # noqa: ASYNC240 - nothing else runs yet
     if mark.exists() and mark.read_bytes() == wanted:
         return python
     say(f"installing Flower into {folder}, once")
     shutil.rmtree(folder, ignore_errors=True)
     await _run(sys.executable, "-m", "venv", "--without-pip", str(folder))  # Debian's venv cannot bring pip along
     pip = (sys.executable, "-m", "pip", "--python", str(python))
-    await _run(*pip, "install", "--quiet", "--requirement", str(REQUIREMENTS))
+    await _run(*pip, "install", "--quiet", "--requirement", str(requirements))
     mark.write_bytes(wanted)
     return python
 
