@@ -6,6 +6,7 @@ twice.
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -293,7 +294,8 @@ def test_journal_of_which_nothing_is_left_exits_2_with_a_way_on(tmp_path: Path, 
     folder = tmp_path / RUN
     spoil_settings_in_log(folder)
     (folder / "journal.sqlite").write_bytes(b"")
-    assert "22 of 56 rows can be read, but not the settings" in repair(folder).output  # its log holds them
+    # its log holds them; how many is a matter of pages
+    assert re.search(r"\b[1-9]\d* of 56 rows can be read, but not the settings", repair(folder).output)
     (folder / "journal.sqlite-wal").unlink()
     before = content(folder)
     result = repair(folder)
