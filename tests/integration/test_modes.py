@@ -1,5 +1,6 @@
 """Whole runs in every mode, in virtual time: real services on a broker in memory."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from aggregator.results import RunResult
 from shared.blocking import Lane, at_once
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import DelayRange
+from tests.aggregator.exactly_once import Point, watch
 from tests.integration.linear import LinearTask, some_settings
 
 QUICK: Mapping[Lane, DelayRange] = {Lane.TRAINING: (0.5, 1.0)}
@@ -107,3 +109,53 @@ async def test_slow_device_keeps_its_lease_when_its_model_has_left_the_broker(tm
     _, rows = await a_run(settings, tmp_path)
     late = [row for row in rows if isinstance(row, AcceptRecord) and row.device in ("d0", "d1")]
     assert max(row.into - 1 - row.base_version for row in late) > 8
+
+
+@pytest.mark.parametrize("point", Point)
+async def test_aggregator_killed_between_two_steps_of_counting_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: Point
+) -> None:
+    """While others work on for the version after: nobody twice, nobody not at all, the same bits."""
+    settings = settings_of(tmp_path, "async", 4)
+    reached = asyncio.Event()
+
+    async def stay() -> None:
+        reached.set()
+        await asyncio.get_running_loop().create_future()
+
+    async with Fleet(settings, LinearTask(), tmp_path / "devices") as fleet:
+        fleet.start_aggregator()
+        for i in range(10):
+            fleet.add(f"d{i}", delays=QUICK)
+        await fleet.until(partial(has_version, fleet, 1))
+        watch(point, stay, monkeypatch.setattr)
+        await reached.wait()
+        await asyncio.sleep(2.0)  # what is accepted meanwhile is for the version after, or waits for its row
+        await fleet.kill(AGGREGATOR)
+        fleet.start_aggregator()
+        result = await fleet.result()
+    rows = list(read_journal(result.folder / "journal.sqlite"))
+    accepted = [row for row in rows if isinstance(row, AcceptRecord)]
+    assert len({row.lease for row in accepted}) == len({(row.device, row.base_version) for row in accepted})
+    assert len({row.lease for row in accepted}) == len(accepted) == result.counts["accepted"]
+    assert load_file(result.model)["weights"].tobytes() == await replayed(settings, rows, tmp_path / "replay")
+
+
+async def test_run_goes_on_in_another_mode(tmp_path: Path) -> None:
+    """Begun in synchronous rounds, then asynchronous, then synchronous again; what was given out keeps its terms."""
+    settings = settings_of(tmp_path, "sync", 8)
+    others = settings_of(tmp_path, "async", 8), settings
+    async with Fleet(settings, LinearTask(), tmp_path / "devices") as fleet:
+        fleet.start_aggregator()
+        for i in range(10):
+            fleet.add(f"d{i}", delays=QUICK)
+        for version, other in zip((2, 5), others, strict=True):
+            await fleet.until(partial(has_version, fleet, version))
+            await fleet.kill(AGGREGATOR)
+            fleet.start_aggregator(other)
+        result = await fleet.result()
+    rows = list(read_journal(result.folder / "journal.sqlite"))
+    assert result.version == 8
+    late = [row for row in rows if isinstance(row, AcceptRecord) and row.discount < 1]
+    assert late
+    assert load_file(result.model)["weights"].tobytes() == await replayed(settings, rows, tmp_path / "replay")
