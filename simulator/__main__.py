@@ -20,6 +20,7 @@ from simulator.rehearsal import Rehearsal
 from simulator.run_report import report
 from simulator.run_settings import settings_of
 from simulator.scenario import Scenario
+from simulator.scenarios.trace_files import read_traces
 from simulator.schedule_command import schedules
 from simulator.summary import Summary
 from simulator.torture_command import torture
@@ -63,7 +64,10 @@ def rehearse(
         fleet.check_rehearsable()
         settings, task_folder = settings_of(fleet, scenario, folder)
         view = View(settings.fleet, is_live=not plain, is_silent=as_json)
-        rehearsal = Rehearsal(fleet, settings, task_folder=task_folder, kind=kind, say=view.say, watch=view.watch)
+        traces = read_traces(fleet, scenario.parent)
+        rehearsal = Rehearsal(
+            fleet, settings, task_folder=task_folder, traces=traces, kind=kind, say=view.say, watch=view.watch
+        )
         summary, code = asyncio.run(_until_signal(rehearsal))
     except FederationError as error:
         typer.echo(str(error), err=True)

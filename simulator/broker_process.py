@@ -23,34 +23,37 @@ class AnsweringBroker:
     Args:
         name: which one, for the operator.
         url: for clients on this machine.
+        pid: of the broker itself, which is a child of the child.
     """
 
     name: str
     url: str
+    pid: int
 
 
 @asynccontextmanager
 async def broker_process(
-    kind: KindChoice, log: Path, environment: Mapping[str, str]
+    kind: KindChoice, log: Path, environment: Mapping[str, str], *, port: int = 0
 ) -> AsyncIterator[tuple[Child, AnsweringBroker]]:
-    """Run a broker on a free port until the context is left.
+    """Run a broker until the context is left.
 
     Args:
         kind: "auto": Mosquitto, or the embedded one where there is no Mosquitto.
         log: where its output goes.
         environment: of the process.
+        port: 0: any that is free.
 
     Raises:
         FederationError: it does not come up.
     """
-    arguments = ["--port", "0", "--kind", kind, "--json", "--log-level", "warning"]
+    arguments = ["--port", str(port), "--kind", kind, "--json", "--log-level", "warning"]
     async with child_process("broker", "broker", arguments, log=log, environment=environment) as child:
         while (found := _said(log)) is None:
             if not child.is_running:
                 raise child.failure(await child.ended())
             await asyncio.sleep(LOOK_EVERY_S)
         name = "embedded (amqtt)" if found["kind"] == kind else _NAMES[found["kind"]]
-        yield child, AnsweringBroker(name=name, url=found["url"])
+        yield child, AnsweringBroker(name=name, url=found["url"], pid=int(found["pid"]))
 
 
 def _said(log: Path) -> dict[str, str] | None:

@@ -64,13 +64,12 @@ async def carry_out(
     begun = clock()
 
     async def one(number: int, fault: FleetFault) -> None:
-        n_partitions = number * 1_000_000  # counted within one fault, so that adding another moves none of its cuts
-        for at_s in instants(fault):
+        for occurrence, at_s in enumerate(instants(fault), start=1):
             await asyncio.sleep(begun + at_s - clock())
             hit: tuple[str, ...] = ()
             if fault.share is not None:
-                hit = cut_off(devices, fault.share, seed=seed, number=n_partitions)
-                n_partitions += 1
+                # counted within one fault, so that adding another moves none of its cuts; as in virtual time
+                hit = cut_off(devices, fault.share, seed=seed, number=number * 1_000_000 + occurrence)
             failed = await _hit(fault, hit, on)
             event = ChaosEvent(
                 at_s=round(clock() - begun, 3), kind=fault.kind, lasts_s=fault.lasts_s, devices=hit, failed=failed

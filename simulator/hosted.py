@@ -8,6 +8,7 @@ Not here: who is killed when (`rehearsal.py`), what the notes must add up to (`t
 """
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from shared.logs import set_up_logs
 from shared.task import Client, ClientId, Task, load_task
 from shared.topics import Topics
 from simulator.padded_task import PaddedTask
+from simulator.scenarios.faults import DeviceFaults, drops_out
 from simulator.torture_notes import Note, Notebook, NotingTransport, What
 
 __all__ = ["HostPlan", "hosted_devices", "main"]
@@ -36,12 +38,16 @@ class HostPlan(BaseModel):
     Args:
         notes: folder of the notebooks, one a device; None: nothing is noted.
         batch_s: seconds that a batch takes, by device; who is missing takes what this machine takes.
+        faults: of devices that may drop out, by device.
+        seed: of the scenario.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     notes: Path | None = None
     batch_s: dict[str, float] = {}
+    faults: dict[str, DeviceFaults] = {}
+    seed: int = 0
 
 
 def hosted_devices(settings: EdgeSettings, plan: HostPlan, task: Task) -> list[HostedDevice]:
@@ -57,13 +63,27 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings, plan: HostPlan, task
         "device_class": device.device_class or settings.device_class,
         "until_finished": bool(settings.until_finished),
     }
-    batch_s = plan.batch_s.get(device.id, 0.0)
     return HostedDevice(
         settings=settings.model_copy(update=changes),
         client=Client(id=ClientId(device.id), data=device.data or settings.data, partition=device.partition),
         transport=transport if plan.notes is None else _noting(transport, device.id, settings, plan.notes),
-        task=PaddedTask(task, batch_s) if batch_s else None,
+        task=_padded(device.id, settings.state_folder(device.id), plan, task),
     )
+
+
+def _padded(device: str, folder: Path, plan: HostPlan, task: Task) -> Task:
+    batch_s, faults = plan.batch_s.get(device, 0.0), plan.faults.get(device)
+    if faults is None or not faults.dropout:
+        return PaddedTask(task, batch_s) if batch_s else task
+    counter = folder.parent / f"{device}.trainings"  # beside what the device keeps: they count through its lives
+
+    def drops() -> float | None:
+        number = 1 + (int(counter.read_text()) if counter.exists() else 0)
+        counter.parent.mkdir(parents=True, exist_ok=True)
+        counter.write_text(str(number))
+        return drops_out(faults, seed=plan.seed, device=device, training=number)
+
+    return PaddedTask(task, batch_s, drops_out=drops, die=lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def _noting(transport: MqttTransport, device: str, settings: EdgeSettings, folder: Path) -> NotingTransport:

@@ -2,8 +2,8 @@
 
 One reader for every fleet: simulated, rehearsed or in containers, all of them leave the same journal. It has a query of
 its own and believes no other file. *Accepted*: the update counts. *Late*: good work that came after its round had what
-it needed, or for a version that exists already. *Lost*: nothing came of the lease, or not while it was open: its device
-was away, failed, or was still at it when the run ended.
+it needed, or was still under way then. *Lost*: nobody had heard of the lease for too long, its device failed, or it was
+still open when the run ended.
 
 Not here: whether the journal and the devices tell the same story (`torture_checks.py`), drawing.
 """
@@ -100,7 +100,8 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
         elif row.kind == "accept":
             became[lease] = "accepted"
         elif row.kind == "outcome":
-            became.setdefault(lease, "late" if row.body["outcome"] in LATE else "lost")
+            is_late = row.body["outcome"] in LATE and not row.body.get("is_lost")
+            became.setdefault(lease, "late" if is_late else "lost")
     by_class: dict[str, ClassOutcomes] = defaultdict(ClassOutcomes)
     for lease, row in leases.items():
         device: str = row.body["device"]

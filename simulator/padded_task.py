@@ -2,23 +2,23 @@
 
 Each batch of a device that is to take 0.4 s takes 0.4 s: what is left after the computing is slept through, which costs
 no processor, so that fifty devices can train at the same time on two. A batch that computes for longer than that takes
-what it takes.
+what it takes. As in virtual time (`runs/training_time.py`), an evaluation, and a training that never calls `progress`,
+take as long as one batch, and a training that is cancelled ends with its batch.
 
 A device may also drop out in the midst of a training, as the scenario says: that is the end of its process.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from shared.task import Arrays, Client, Evaluated, Initial, Task, Trained, Work
 
 __all__ = ["DropsOut", "PaddedTask"]
 
-LOOK_EVERY_S = 0.2
-"""While it sleeps: whether the training was cancelled, or its time is up."""
-
-DropsOut = Callable[[], float | None]
+DropsOut: TypeAlias = Callable[[], float | None]
 """Asked at the begin of each training: after which share of it the device drops out; None: it does not."""
 
 
@@ -54,20 +54,28 @@ class PaddedTask:
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """Train, and take the seconds that it is to take."""
         share = self._drops_out() if self._drops_out is not None else None
-        begun, progress = self._clock(), work.progress
+        begun, said = self._clock(), False
 
         def padded(steps_done: int, n_steps: int, **metrics: float) -> bool:
-            if share is not None and n_steps and steps_done >= share * n_steps:
+            nonlocal said
+            said = True
+            self._wait_until(begun + steps_done * self._batch_s)
+            if share is not None and steps_done >= max(1, math.ceil(share * n_steps)):
                 self._die()
-            due = begun + steps_done * self._batch_s
-            while (left_s := due - self._clock()) > 0:
-                self._sleep(min(left_s, LOOK_EVERY_S))
-                if not progress(max(0, steps_done - 1), n_steps):  # raises when the training was cancelled
-                    return False
-            return progress(steps_done, n_steps, **metrics)
+            return work.progress(steps_done, n_steps, **metrics)
 
-        return self._task.train(parameters, replace(work, progress=padded), client)
+        trained = self._task.train(parameters, replace(work, progress=padded), client)
+        if not said:
+            self._wait_until(begun + self._batch_s)
+        return trained
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
-        """As the task does."""
-        return self._task.evaluate(parameters, client, state)
+        """As the task does; it takes a batch."""
+        begun = self._clock()
+        evaluated = self._task.evaluate(parameters, client, state)
+        self._wait_until(begun + self._batch_s)
+        return evaluated
+
+    def _wait_until(self, due: float) -> None:
+        if (left_s := due - self._clock()) > 0:
+            self._sleep(left_s)

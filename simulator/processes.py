@@ -44,13 +44,19 @@ class Child:
         return self._process.returncode is None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the child and to whatever it started; nothing when they are gone."""
+        """Send a signal to the child and to whatever it started; nothing once it has ended, for ids are reused."""
+        if not self.is_running:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """End it at once, with whatever it started."""
         self.send(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Let it end in good order."""
+        self.send(signal.SIGTERM)
 
     async def ended(self) -> int:
         """Wait for its end and return the exit code; minus the signal's number when one ended it."""

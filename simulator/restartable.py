@@ -21,6 +21,9 @@ class Life(Protocol):
     def kill(self) -> None:
         """End it as SIGKILL does."""
 
+    def end(self) -> None:
+        """Let it end in good order, as SIGTERM does."""
+
 
 L = TypeVar("L", bound=Life)
 
@@ -56,6 +59,11 @@ class Restartable(Generic[L]):
             await asyncio.sleep(self._killed_for_s)
             self._killed_for_s = None
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a life is lived, and nobody has ended it."""
+        return self._up.is_set()
+
     async def up(self) -> L:
         """Return the life that is lived, once there is one."""
         await self._up.wait()
@@ -64,7 +72,14 @@ class Restartable(Generic[L]):
 
     async def kill(self, down_s: float) -> None:
         """Kill the life that is lived, or the next if there is none now; the one after it begins `down_s` later."""
+        (await self._going_down(down_s)).kill()
+
+    async def reboot(self, down_s: float) -> None:
+        """As `kill`, but in good order."""
+        (await self._going_down(down_s)).end()
+
+    async def _going_down(self, down_s: float) -> L:
         life = await self.up()
         self._killed_for_s = down_s
         self._up.clear()
-        life.kill()
+        return life

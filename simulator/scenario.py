@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from broker.link import PERFECT, LinkProfile
 from shared.errors import ConfigError
 from shared.topics import NAME
-from simulator.scenarios.availability import ALWAYS, Availability, always_or_table
+from simulator.scenarios.availability import ALWAYS, Absence, Availability, always_or_table
 from simulator.scenarios.device_classes import CLASSES, ClassSettings, DeviceClass
 from simulator.scenarios.faults import NO_FAULTS, DeviceFaults, FleetFault
 from simulator.scenarios.links import link_table
@@ -186,11 +186,17 @@ class Scenario(_Section):
                 index += 1
 
     def check_rehearsable(self) -> None:
-        """Refuse a fleet that is too large to be rehearsed with processes.
+        """Refuse a fleet that cannot be rehearsed with processes.
 
         Raises:
-            ConfigError: a group has more devices than this machine is asked to carry.
+            ConfigError: a group has more devices than this machine is asked to carry, or the broker is to keep what a
+                rehearsal's broker forgets.
         """
+        if any(fault.keeps_retained for fault in self.faults):
+            raise ConfigError(
+                "faults: keeps_retained = true: the broker of a rehearsal keeps nothing on its disk",
+                hint="leave it out, or use `python -m simulator run`",
+            )
         for name, count in self.counts.items():
             if count > MAX_REHEARSED:
                 raise ConfigError(
@@ -199,11 +205,11 @@ class Scenario(_Section):
                 )
 
     def hosts(self) -> "tuple[tuple[PlannedDevice, ...], ...]":
-        """Return who shares a process with whom; who is killed is alone."""
+        """Return who shares a process with whom; who is killed or switched off is alone."""
         plan = self.plan()
-        living = [device for device in plan if not device.killed_in_upload]
-        shared = (tuple(living[first :: self.processes]) for first in range(self.processes))
-        alone = ((device,) for device in plan if device.killed_in_upload)
+        steady = [device for device in plan if not device.is_alone]
+        shared = (tuple(steady[first :: self.processes]) for first in range(self.processes))
+        alone = ((device,) for device in plan if device.is_alone)
         return (*(host for host in shared if host), *alone)
 
 
@@ -234,6 +240,12 @@ class PlannedDevice:
     availability: Availability
     faults: DeviceFaults
     killed_in_upload: bool
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it needs a process of its own in a rehearsal, for that ends before the run does."""
+        is_switched = not self.availability.is_always and self.availability.absence is Absence.OFF
+        return self.killed_in_upload or is_switched or self.faults != NO_FAULTS
 
 
 def dotted(table: Mapping[str, Any], start: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from broker.server.port_owner import chosen_port
 from broker.server.process import RunningBroker
 from shared.errors import ConfigError, InvalidState
 
-__all__ = ["KillableBroker", "killable_broker"]
+__all__ = ["KillableBroker", "free_port", "killable_broker"]
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
@@ -78,7 +78,7 @@ async def killable_broker(folder: Path, rng: Random) -> AsyncIterator[KillableBr
     """
     configuration = folder / "mosquitto.conf"
     configuration.write_text(CONFIGURATION)
-    broker = KillableBroker(configuration, _free_port(rng))
+    broker = KillableBroker(configuration, free_port(rng))
     await broker.start()
     try:
         yield broker
@@ -86,7 +86,12 @@ async def killable_broker(folder: Path, rng: Random) -> AsyncIterator[KillableBr
         await broker._stack.aclose()
 
 
-def _free_port(rng: Random) -> int:
+def free_port(rng: Random) -> int:
+    """Return a port that is still free after whoever listened on it was killed.
+
+    Raises:
+        ConfigError: none is.
+    """
     for _ in range(100):
         try:
             return chosen_port(HOST, rng.choice(PORTS))

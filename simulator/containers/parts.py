@@ -51,6 +51,9 @@ class _BrokerLife:
     def kill(self) -> None:
         os.kill(self._running.pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        os.kill(self._running.pid, signal.SIGTERM)
+
 
 async def run_broker(places: Places, *, host: str, port: int) -> int:
     """Run a broker that can be told to die; return its exit code should it end by itself.

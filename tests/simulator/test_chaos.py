@@ -52,7 +52,7 @@ async def test_partition_cuts_off_its_share(tmp_path: Path) -> None:
     fleet = Fleet()
     fault = FleetFault(kind="partition", at_s=5, lasts_s=7, share=0.5)
     await carry_out([fault], DEVICES, seed=3, on=fleet, log=tmp_path / "log")
-    cut = cut_off(DEVICES, 0.5, seed=3, number=0)
+    cut = cut_off(DEVICES, 0.5, seed=3, number=1)
     assert fleet.suffered == [(5, device, 7) for device in cut]
     assert read_events(tmp_path / "log") == [ChaosEvent(at_s=5, kind="partition", lasts_s=7, devices=cut)]
 

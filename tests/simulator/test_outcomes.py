@@ -18,9 +18,9 @@ def lease(name: str, device: str, *, device_class: str = "", kind: str = "train"
     return "lease", name, {"device": device, "device_class": device_class, "kind": kind}
 
 
-def outcome(name: str, how: str) -> tuple[str, str, dict[str, Any]]:
+def outcome(name: str, how: str, *, is_lost: bool = False) -> tuple[str, str, dict[str, Any]]:
     """An outcome row."""
-    return "outcome", name, {"outcome": how}
+    return "outcome", name, {"outcome": how, "is_lost": is_lost}
 
 
 def test_shares_by_class_are_of_the_leases_of_training() -> None:
@@ -56,6 +56,12 @@ def test_every_outcome_is_late_or_lost(how: str, share: str) -> None:
     """Good work that came too late is told apart from work that never came."""
     found = outcomes_of(journal(lease("1", "a-1"), outcome("1", how)), [])
     assert found.by_class["a"].shares()[share] == 1.0
+
+
+def test_lease_that_nobody_had_heard_of_is_lost_however_it_ended() -> None:
+    """It is cancelled when its version exists, as one that is only late; the journal tells them apart."""
+    found = outcomes_of(journal(lease("1", "a-1"), outcome("1", "cancelled", is_lost=True)), [])
+    assert found.total.shares() == {"accepted": 0.0, "late": 0.0, "lost": 1.0}
 
 
 def test_device_without_a_class_is_counted_with_its_group() -> None:

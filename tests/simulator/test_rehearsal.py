@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from broker.server.embedded_process import has_embedded
 from broker.server.mosquitto import find_mosquitto
 from simulator.__main__ import app
+from simulator.run_report import report_of
 
 TASK = """
 import time
@@ -56,6 +57,34 @@ count = 2
 killed_in_upload = true
 link = { latency_s = 0.01, up_bytes_per_s = 8_000 }
 """
+FAULTS = """
+[devices.well]
+count = 5
+class = "pi-4"
+link = { latency_s = 0.002 }
+
+[devices.flaky]
+faults = { dropout = 0.3, down_s = 0.5 }
+
+[classes.pi-4]
+seconds_per_batch = 0.5
+
+[[faults]]
+kind = "partition"
+at_s = 0.5
+lasts_s = 0.5
+share = 0.3
+
+[[faults]]
+kind = "aggregator_restart"
+at_s = 1
+lasts_s = 0.2
+
+[[faults]]
+kind = "broker_restart"
+at_s = 2
+lasts_s = 0.2
+"""
 
 
 @pytest.fixture
@@ -98,6 +127,25 @@ def test_rehearsal_commits_although_a_third_is_killed_in_mid_upload(scenario: Pa
     assert summary["bytes_down"] > 8000
     for name in ("model", "history"):
         assert (tmp_path / summary[name]).is_file()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.mosquitto
+@pytest.mark.skipif(find_mosquitto() is None, reason="no Mosquitto on this machine")
+def test_rehearsal_with_classes_and_faults_comes_to_its_end(scenario: Path, tmp_path: Path) -> None:
+    """Broker and aggregator die, part of the fleet is cut off, a device drops out: all commit, nothing is lost."""
+    text = scenario.read_text().partition("[devices.well]")[0] + FAULTS
+    scenario.write_text(text)
+    result = CliRunner().invoke(app, ["rehearse", str(scenario), "--json", "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["n_committed"] == 5
+    found = report_of(Path(summary["history"]).parent)
+    assert {event.kind for event in found.events} == {"broker_restart", "partition", "aggregator_restart"}
+    assert set(found.outcomes.by_class) == {"pi-4", "flaky"}
+    assert found.verdict is not None
+    assert found.verdict.violations == []
+    assert all(each > 0 for each in found.bytes_up.values())
 
 
 @pytest.mark.timeout(60)

@@ -28,6 +28,10 @@ class Scripted:
     def kill(self) -> None:
         self._killed.set()
 
+    def end(self) -> None:
+        self._code = 0
+        self._killed.set()
+
 
 def part(*codes: int, after_s: float = 100.0, killed: float | None = None) -> tuple[Restartable[Scripted], list[float]]:
     """A part whose n-th life ends by itself with the n-th code, and when its lives began."""
@@ -57,6 +61,15 @@ async def test_part_that_is_killed_comes_back_when_its_time_is_up() -> None:
     assert await running == 0
     assert begun == [0.0, 15.0]
     assert broker.n_lives == 2
+
+
+async def test_part_that_is_rebooted_comes_back_though_it_ended_well() -> None:
+    """An end in good order that was asked for is not the end."""
+    device, begun = part(0, 0)
+    running = asyncio.ensure_future(device.run())
+    await device.reboot(60.0)
+    assert await running == 0
+    assert begun == [0.0, 60.0]
 
 
 async def test_kill_while_it_is_down_hits_the_next_life() -> None:
