@@ -5,6 +5,7 @@ here, before anything starts.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,8 +21,10 @@ from shared.wire_fields import MAX_EXAMPLES, Options
 __all__ = [
     "MAX_INLINE_BYTES",
     "EvaluationSettings",
+    "OortSettings",
     "OutputSettings",
     "RoundSettings",
+    "SelectionSettings",
     "ServerSettings",
     "Settings",
     "StopSettings",
@@ -35,6 +38,8 @@ Seconds = Annotated[float, Field(gt=0, le=1e9)]
 """What the messages that name it allow."""
 MAX_INLINE_BYTES = 65_536
 """What SQLite keeps in a row as fast as in a file; taken whatever the setting is now, for it may have been lowered."""
+
+BUILT_IN_RULES = ("uniform", "oort")
 
 
 class _Section(BaseModel):
@@ -193,6 +198,54 @@ class ServerSettings(_Section):
     )
 
 
+class OortSettings(_Section):
+    """How the rule "oort" weighs what a device teaches against its speed; the paper's numbers where it has any."""
+
+    exploration: float = Field(0.9, ge=0, le=1, description="share of places for devices that never reported, at first")
+    exploration_decay: float = Field(0.98, gt=0, le=1, description="factor on that share a round")
+    exploration_min: float = Field(0.2, ge=0, le=1, description="what that share never falls below")
+    cutoff: float = Field(
+        0.95, ge=0, le=1, description="share of the utility at the last place that admits to the draw"
+    )
+    clip: float = Field(0.95, gt=0, le=1, description="percentile of the utilities at which outliers are clipped")
+    penalty: float = Field(
+        2.0, ge=0, le=10, description="exponent of (T/t) for a device slower than preferred; 0: none"
+    )
+    pacer_start: float = Field(0.3, gt=0, le=1, description="percentile of the durations that is preferred at first")
+    pacer_step: float = Field(0.05, ge=0, le=1, description="what the pacer adds to it when rounds bring less")
+    pacer_rounds: int = Field(20, ge=1, le=10_000, description="rounds that the pacer compares with as many before")
+
+    @model_validator(mode="after")
+    def _decays_downwards(self) -> Self:
+        if self.exploration_min > self.exploration:
+            raise ValueError(f"exploration_min {self.exploration_min:g} is over exploration {self.exploration:g}")
+        return self
+
+
+class SelectionSettings(_Section):
+    """Who is asked."""
+
+    rule: str = Field(
+        "uniform", description="uniform, oort (by utility: loss and speed), or module:name of a rule of your own"
+    )
+    oort: OortSettings = Field(OortSettings(), description="of the rule oort alone")
+
+    @field_validator("rule")
+    @classmethod
+    def _is_known(cls, rule: str) -> str:
+        if rule not in BUILT_IN_RULES and not re.fullmatch(r"[^:\s]+:[^:\s]+", rule):
+            raise ValueError(
+                f"there is no such rule; there are {', '.join(BUILT_IN_RULES)}, or your own as module:name"
+            )
+        return rule
+
+    @model_validator(mode="after")
+    def _is_of_the_rule(self) -> Self:
+        if self.rule != "oort" and self.oort != OortSettings():
+            raise ValueError('the table oort is of the rule "oort" alone: set rule = "oort", or leave it out')
+        return self
+
+
 class EvaluationSettings(_Section):
     """How good the model is."""
 
@@ -268,6 +321,7 @@ class Settings(_Section):
     seed: int = Field(1, ge=0, lt=2**63, description="decides every bit of a run")
     broker: BrokerSettings = BrokerSettings()
     round: RoundSettings
+    selection: SelectionSettings = SelectionSettings()
     training: TrainingSettings = TrainingSettings()
     server: ServerSettings = ServerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -8,7 +8,6 @@ from aggregator.config import EvaluationSettings
 from aggregator.events import Evaluated
 from aggregator.invitations import Invitations
 from aggregator.records import LeaseRecord
-from shared.messages import Kind
 
 __all__ = ["FederatedEvaluation"]
 
@@ -29,10 +28,7 @@ class FederatedEvaluation:
         every, window_s = self._settings.federated_every, self._settings.window_s
         if self.closes_at is not None or not every or version % every:
             return []
-        devices = self._invitations.idle(now)
-        asked = self._invitations.invite(
-            Kind.EVALUATE, devices, self._settings.devices, round_id, lambda _: window_s, now
-        )
+        asked = self._invitations.ask_to_evaluate(self._settings.devices, round_id, window_s, now)
         for command in asked:
             if isinstance(command.record, LeaseRecord):
                 self.asked(command.record, now)

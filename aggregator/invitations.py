@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection
 
 from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
+from aggregator.drawing import Drawing, built_in_rule
 from aggregator.events import BrokerFound, CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered
 from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Candidates, Population
 from aggregator.records import LeaseRecord
-from aggregator.selection import draw_cohort, seed_of
+from aggregator.selection import SelectionRule, draw_cohort, seed_of
 from aggregator.tally import Tally
 from shared.errors import Reason
 from shared.messages import Kind, RetryWindow, WorkOrder
@@ -32,6 +33,7 @@ class Invitations:
     Args:
         settings: of the run.
         leases, tally, population: the engine's own books.
+        rule: who is asked; None: the one of our own that the settings name.
         max_bytes: largest encoded update.
         lease_prefix: makes lease ids of this start of the aggregator unlike those of any other.
     """
@@ -42,11 +44,13 @@ class Invitations:
         leases: LeaseBook,
         tally: Tally,
         population: Population,
+        rule: SelectionRule | None,
         *,
         max_bytes: int,
         lease_prefix: str,
     ) -> None:
         self._settings, self._leases, self._tally, self._population = settings, leases, tally, population
+        self._drawing = Drawing(settings, rule or built_in_rule(settings.selection), tally.records)
         self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
         self._n_leases = 0
         self.recent: dict[str, str] = {}
@@ -73,18 +77,24 @@ class Invitations:
         """A round begins: only leases that are still open remain of interest."""
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
-    def invite(
-        self,
-        kind: Kind,
-        candidates: Collection[str],
-        size: int,
-        round_id: int,
-        lease_s: Callable[[str], float],
-        now: float,
-    ) -> list[Journal]:
-        """Lease work to `size` of the candidates, for as many seconds as `lease_s` says of a class of devices."""
-        cohort = draw_cohort(self._settings.seed, kind, round_id, candidates, size) if size > 0 else []
-        return [self._lease(device, kind, round_id, lease_s, now) for device in cohort]
+    def invite(self, size: int, round_id: int, lease_s: Callable[[str], float], now: float) -> list[Journal]:
+        """Lease training work to `size` eligible devices, for as many seconds as `lease_s` says of a class of devices.
+
+        Raises:
+            ConfigError: the selection rule of a user's own failed; nothing was leased.
+        """
+        candidates = self.eligible(now)
+        cohort = self._drawing.take(size, candidates, round_id) if size > 0 and candidates else []
+        return [self._lease(device, Kind.TRAIN, round_id, lease_s, now) for device in cohort]
+
+    def ask_to_evaluate(self, size: int, round_id: int, seconds: float, now: float) -> list[Journal]:
+        """Lease the evaluation of a version to `size` idle devices, for so many seconds."""
+        cohort = draw_cohort(self._settings.seed, Kind.EVALUATE, round_id, self.idle(now), size)
+        return [self._lease(device, Kind.EVALUATE, round_id, lambda _: seconds, now) for device in cohort]
+
+    def _class_of(self, device: str) -> str:
+        member = self._population.get(device)
+        return "" if member is None else member.device_class
 
     def _lease(self, device: str, kind: Kind, round_id: int, lease_s: Callable[[str], float], now: float) -> Journal:
         self._n_leases += 1
@@ -98,11 +108,12 @@ class Invitations:
             base_version=self._tally.version,
             codec=self._settings.training.codec,
             max_bytes=self._max_bytes,
-            device_class=member.device_class if (member := self._population.get(device)) is not None else "",
+            device_class=self._class_of(device),
             work="" if order is None else order.model_dump_json(exclude_none=True),
         )
         seconds = lease_s(record.device_class)
         self._leases.issue(record, now=now, expires_at=now + seconds)
+        self._tally.records.asked(record)
         self._population.assigned(device)
         self.recent[device] = name
         return Journal(record=record, then=(Assign(lease=name, device=device, seconds_left=seconds),))

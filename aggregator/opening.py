@@ -29,7 +29,7 @@ from aggregator.records import CommitRecord, ConfigRecord, Record
 from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
 from aggregator.run_folder import RunFolder
-from aggregator.selection import seed_of
+from aggregator.selection import SelectionRule, seed_of
 from aggregator.settings_change import changed, is_in_given_work, refuse_fixed
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
@@ -84,6 +84,7 @@ async def open_run(
     instance: str,
     now: float,
     wall: Callable[[], float] = time.time,
+    rule: SelectionRule | None = None,
 ) -> OpenRun:
     """Open a run, new or not.
 
@@ -96,6 +97,7 @@ async def open_run(
         instance: random name of this process.
         now: seconds, the clock of the round machine.
         wall: Unix time.
+        rule: who is asked; None: the one of our own that the settings name.
 
     Raises:
         ConfigError: the task's model, a warm start, the journal, a version file or the file of an accepted update
@@ -131,7 +133,7 @@ async def open_run(
             where=f"transfer.max_update_bytes = {max_bytes}",
             hint="raise it, leave it out, or choose another codec",
         )
-    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}")
+    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=rule)
     recovered = recover(machine, records, journal.clock(), now, wall())
     state = await run_blocking(Lane.DISK, partial(load, machine.version))
     await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))

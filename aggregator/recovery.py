@@ -158,6 +158,7 @@ def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:
         else machine.settings.evaluation.window_s
     )
     machine.leases.issue(record, now=now, expires_at=now + seconds)
+    machine.tally.records.asked(record)
     machine.invitations.recent[record.device] = record.lease
     if record.kind is Kind.EVALUATE:
         machine.evaluation.asked(record, now)
@@ -169,6 +170,7 @@ def _settled(machine: RoundMachine, lease: Lease, record: OutcomeRecord) -> None
     if record.outcome in (Outcome.FAILED, Outcome.REJECTED):
         machine.population.bar(device, lease.record.round_id)
     if lease.record.kind is not Kind.EVALUATE:
+        machine.tally.records.settled(device, record.outcome)
         return
     if record.outcome is Outcome.ACCEPTED:
         found = Evaluated(device=device, lease=record.lease, num_examples=record.num_examples, metrics=record.metrics)

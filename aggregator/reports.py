@@ -96,6 +96,8 @@ class Reports:
         name, device = lease.record.lease, lease.record.device
         is_lost = self._is_lost(lease, state, reason)
         self._leases.move(lease, state, reason=reason, detail=detail)
+        if lease.record.kind is Kind.TRAIN:
+            self._tally.records.settled(device, lease.outcome)
         self._evaluation.settled(name)
         if state in (LeaseState.FAILED, LeaseState.REJECTED):
             self._population.bar(device, lease.record.round_id)

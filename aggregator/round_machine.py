@@ -29,9 +29,10 @@ from aggregator.population import Population
 from aggregator.reports import Reports
 from aggregator.round_clock import RoundTimer
 from aggregator.round_endings import RoundEndings
+from aggregator.selection import SelectionRule
 from aggregator.stopping import Stopping
 from aggregator.tally import Tally
-from shared.errors import InvalidState, Reason
+from shared.errors import ConfigError, InvalidState, Reason
 from shared.messages import Kind, RoundOutcome
 
 __all__ = ["RoundMachine"]
@@ -47,9 +48,12 @@ class RoundMachine:
         settings: of the run.
         max_bytes: largest encoded update.
         lease_prefix: makes lease ids of this start of the aggregator unlike those of any other.
+        rule: who is asked; None: as the settings say.
     """
 
-    def __init__(self, settings: Settings, *, max_bytes: int, lease_prefix: str) -> None:
+    def __init__(
+        self, settings: Settings, *, max_bytes: int, lease_prefix: str, rule: SelectionRule | None = None
+    ) -> None:
         self.settings = settings
         self.phase = Phase.WAITING
         self.round_id = 0
@@ -59,7 +63,7 @@ class RoundMachine:
         self.population = Population()
         self.disk = DiskBudget(self.leases, self.tally, max_bytes)
         self.invitations = Invitations(
-            settings, self.leases, self.tally, self.population, max_bytes=max_bytes, lease_prefix=lease_prefix
+            settings, self.leases, self.tally, self.population, rule, max_bytes=max_bytes, lease_prefix=lease_prefix
         )
         self.evaluation = FederatedEvaluation(settings.evaluation, self.invitations)
         self.timer = RoundTimer(settings.round)
@@ -87,8 +91,7 @@ class RoundMachine:
 
     def n_at_hand(self, now: float) -> int:
         """Return accepted + outstanding + eligible: what a round could still count on."""
-        n_eligible = len(self.invitations.eligible(now))
-        return self.tally.n_accepted + self.leases.n_outstanding(Kind.TRAIN) + n_eligible
+        return self.tally.n_accepted + self.leases.n_outstanding(Kind.TRAIN) + len(self.invitations.eligible(now))
 
     @property
     def deadline(self) -> float | None:
@@ -187,7 +190,7 @@ class RoundMachine:
             case ev.PauseAsked():
                 return self._pause(PauseCause.OPERATOR, "by the operator", now)
             case ev.ResumeAsked(void=void):
-                return self._resume(now, void=void) if self.objection(event) is None else []
+                return self._resume(now, void=void) if self.pausing.objection(event, self.phase) is None else []
             case ev.StopAsked():
                 return self._finish("operator")
             case ev.DeadlinePassed():
@@ -211,7 +214,8 @@ class RoundMachine:
             commands += self._begin_round(now)
         if self.phase is Phase.REPORTING:
             commands += [] if is_enough else self._invite(now)
-            if is_enough or (self.tally.n_accepted >= quorum and not self.leases.n_outstanding(Kind.TRAIN)):
+            is_met = self.tally.n_accepted >= quorum and PauseCause.ERROR not in self.pausing.causes
+            if is_enough or (is_met and not self.leases.n_outstanding(Kind.TRAIN)):
                 commands += self._close(EndCause.GOAL if is_enough else EndCause.NOBODY_LEFT)
         if self.phase is Phase.AGGREGATING and self._works_ahead:
             commands += self._invite(now)
@@ -242,9 +246,10 @@ class RoundMachine:
         wanted = self.disk.n_leases(max(0, wanted - self.leases.n_outstanding(Kind.TRAIN)))
         if not wanted:
             return []
-        candidates = self.invitations.eligible(now)
-        lease_s = self.timer.lease_s
-        invited = self.invitations.invite(Kind.TRAIN, candidates, wanted, self.round_id, lease_s, now)
+        try:
+            invited = self.invitations.invite(wanted, self.round_id, self.timer.lease_s, now)
+        except ConfigError as error:  # a rule of the user's own; another in its place would be another experiment
+            return self._pause(PauseCause.ERROR, str(error), now)
         if self.phase is Phase.REPORTING:
             self.timer.asked(self.leases.classes)
         return [*invited]
@@ -353,10 +358,6 @@ class RoundMachine:
     def _move_timers(self, seconds: float) -> None:
         for each in (self.timer, self.leases, self.evaluation):
             each.moved(seconds)
-
-    def objection(self, event: ev.Event) -> str | None:
-        """Return why an operator's event would not do what it says, None if it does; it then changes nothing."""
-        return self.pausing.objection(event, self.phase)
 
     def _resume(self, now: float, *, void: bool) -> list[Command]:
         """Go on, by the operator; `void` throws away what was accepted for the version being built."""

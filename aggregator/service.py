@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 import structlog
@@ -29,7 +30,9 @@ from aggregator.pause_log import PauseLog
 from aggregator.reception import Reception
 from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
+from aggregator.rule_loading import load_rule
 from aggregator.run_folder import RunFolder
+from aggregator.selection import SelectionRule
 from aggregator.session import Session
 from aggregator.timekeeping import Timekeeping
 from aggregator.update_file import RowCopies
@@ -67,6 +70,10 @@ class Aggregator:
         lag: measures the event loop; None: nobody does, as in virtual time, where no loop is late.
         wall: Unix time.
         instance: random name of this process, never used before; default: drawn by the machine.
+        rule: who is asked; None: as the settings say, a rule of the user's own from the current folder.
+
+    Raises:
+        ConfigError: the settings name a rule that there is not.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Aggregator:
         lag: LoopLag | None = None,
         wall: Callable[[], float] = time.time,
         instance: str | None = None,
+        rule: SelectionRule | None = None,
     ) -> None:
         if (task is None) == (evaluator is None):
             raise InvalidState("an aggregator needs a task or an evaluator, not both")
@@ -89,6 +97,7 @@ class Aggregator:
         self._task, self._transport, self._evaluator, self._run_blocking = task, transport, evaluator, run_blocking
         self._reachable, self._rng, self._lag, self._wall = reachable, rng or random.Random(), lag, wall
         self._instance = instance or secrets.token_hex(8)
+        self._rule = rule or load_rule(settings.selection, Path.cwd())
         self._serving: _Serving | None = None
         self.folder = settings.output.folder / run_name(settings)
 
@@ -115,6 +124,7 @@ class Aggregator:
                     instance=instance,
                     now=now,
                     wall=self._wall,
+                    rule=self._rule,
                 )
                 self._serving = _Serving(opened, evaluator, run_blocking, instance, self._lag, self._wall)
                 async with self._reachable(folder, self.tell) if self._reachable else contextlib.nullcontext():
@@ -201,7 +211,7 @@ class _Serving:
     def take(self, event: ev.Event) -> dict[str, Any]:
         """Take an operator's event, unless it would not do what it says."""
         machine = self._machine
-        if (objection := machine.objection(event)) is not None:
+        if (objection := machine.pausing.objection(event, machine.phase)) is not None:
             return {"error": objection}
         self._tell(event)
         return {

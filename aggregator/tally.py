@@ -11,6 +11,7 @@ from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord
 from aggregator.rules import weight_of
 from aggregator.staleness import discount, staleness
+from aggregator.track_records import TrackRecords
 from shared.errors import InvalidState, Reason
 
 __all__ = ["Tally"]
@@ -21,6 +22,7 @@ class Tally:
 
     def __init__(self, settings: Settings, leases: LeaseBook) -> None:
         self._settings, self._leases = settings, leases
+        self.records = TrackRecords()
         self.version = 0
         self.is_closed = False  # CLOSE was written for the version after `version`
         self.closed_by: EndCause | None = None
@@ -96,6 +98,7 @@ class Tally:
         """Count what the journal says, or what `accept` has just decided."""
         late = staleness(record.into, record.base_version)
         self._leases.move(self._leases[record.lease], LeaseState.ACCEPTED, staleness=late)
+        self.records.counted(record)
         self.last_seq = record.seq
         self._accepted.setdefault(record.into, []).append(record)
         self.n_bytes += record.size

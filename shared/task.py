@@ -7,10 +7,6 @@ id on the wire; *client* is what a task is told.
 Not here: PyTorch (`torch_task.py`), the flat vector (`parameters.py`).
 """
 
-import importlib
-import sys
-import sysconfig
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any, NamedTuple, NewType, Protocol, TypeAlias, cast
 
 from numpy.typing import NDArray
 
-from shared.errors import ConfigError
+from shared.named_objects import load_named
 
 __all__ = [
     "Arrays",
@@ -193,55 +189,4 @@ def load_task(spec: str, folder: Path) -> Task:
     Raises:
         ConfigError: the string is not of that form, the import fails, or what it names is no task.
     """
-    module_name, colon, name = spec.partition(":")
-    if not (colon and module_name and name):
-        raise ConfigError(f"task {spec!r} is not of the form 'module:name'", hint="for example examples.digits:task")
-    places = list(dict.fromkeys(map(str, (folder.resolve(), Path.cwd()))))
-    for place in reversed(places):  # the last one inserted is searched first
-        if place not in sys.path:
-            sys.path.insert(0, place)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported, or end
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"task {spec!r}: importing {module_name!r} failed with {cause}",
-            hint=_place_of(error) or f"looked in {', in '.join(places)} and among the installed packages",
-        ) from error
-    try:
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        public = ", ".join(sorted(n for n in vars(importlib.import_module(module_name)) if not n.startswith("_")))
-        raise ConfigError(f"task {spec!r}: {module_name!r} has no {name!r}", hint=f"it has: {public}") from error
-    if not _is_task(found) and callable(found):
-        try:
-            found = found()
-        except (Exception, SystemExit) as error:
-            raise ConfigError(f"task {spec!r}: calling {name}() failed with {type(error).__name__}: {error}") from error
-    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
-    if missing or isinstance(found, type):
-        raise ConfigError(
-            f"task {spec!r} is of type {type(found).__name__}, without {', '.join(missing) or 'being an instance'}",
-            hint=f"a task has the methods {', '.join(_METHODS)}",
-        )
-    return cast(Task, found)
-
-
-def _place_of(error: BaseException) -> str:
-    """Return file and line of what failed in a module while it was imported; "" when the module was not found."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"in {error.filename}, line {error.lineno}"
-    frames = [
-        (frame.filename, frame.lineno)
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<frozen importlib")
-    ]
-    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    own = [(file, line) for file, line in frames if not file.startswith((*installed, str(Path(__file__).parent)))]
-    # the line of the user's that called NumPy says more than the line of NumPy's that raised
-    return "in {}, line {}".format(*(own or frames)[-1]) if frames else ""
-
-
-def _is_task(found: object) -> bool:
-    return not isinstance(found, type) and all(callable(getattr(found, method, None)) for method in _METHODS)
+    return cast(Task, load_named("task", spec, folder, _METHODS, example="examples.digits:task"))

@@ -40,11 +40,11 @@ PURE = {
     "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire", "wire_fields"},
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
-        *("admission", "announcements", "commands", "config", "disk_budget", "events", "federated_evaluation"),
-        *("fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines", "leases", "modes", "pausing"),
-        *("phases", "population", "records", "recovery", "reports", "round_clock", "round_endings", "round_machine"),
-        *("rules", "selection"),
-        *("server_optimizer", "settings_change", "staleness", "stopping", "summing_up", "tally", "uploads"),
+        *("admission", "announcements", "commands", "config", "disk_budget", "drawing", "events"),
+        *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
+        *("leases", "modes", "oort", "pausing", "phases", "population", "records", "recovery", "reports"),
+        *("round_clock", "round_endings", "round_machine", "rules", "selection", "server_optimizer"),
+        *("settings_change", "staleness", "stopping", "summing_up", "tally", "track_records", "uploads"),
     },
     "edge_client": {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "finished_runs"),

@@ -1,15 +1,30 @@
 """Who gets a lease, with which work, and how every check-in is answered."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
 from aggregator.commands import Assign, ComeBack, Command, RepublishModel, SendReceipt
-from aggregator.events import CheckedIn
+from aggregator.events import CheckedIn, PauseAsked, ResumeAsked
+from aggregator.phases import PauseCause, Phase
 from aggregator.records import LeaseRecord
+from aggregator.recovery import recover
+from aggregator.round_machine import RoundMachine
+from aggregator.selection import Candidate, Draw
 from shared.errors import Reason
 from shared.messages import Kind, Outcome, WorkOrder
-from tests.aggregator.builders import DIGEST, INTERVAL_S, SIX, Engine, commands_in, reporting, rows, some_settings
+from tests.aggregator.builders import (
+    DIGEST,
+    INTERVAL_S,
+    SIX,
+    Engine,
+    a_machine,
+    commands_in,
+    reporting,
+    rows,
+    some_settings,
+)
 
 
 def leased(commands: list[Command]) -> list[LeaseRecord]:
@@ -163,3 +178,63 @@ def test_evaluation_has_no_work() -> None:
     engine.check_in("d0")
     rows_ = leased(engine.write())
     assert [(row.kind, row.work, row.base_version) for row in rows_] == [(Kind.EVALUATE, "", 1)]
+
+
+class Moody:
+    """A rule of a user's own that can be told to fail."""
+
+    is_broken = False
+
+    def draw(self, candidates: Sequence[Candidate], size: int, draw: Draw) -> list[str]:
+        if self.is_broken:
+            raise ValueError("no mood")
+        return sorted((each.device for each in candidates), reverse=True)[:size]
+
+
+def test_rule_of_the_users_own_decides_who_is_asked() -> None:
+    """It is given all who wait; over-selection asks it for six."""
+    machine = RoundMachine(
+        some_settings(selection={"rule": "mine:rule"}), max_bytes=1, lease_prefix="life", rule=Moody()
+    )
+    engine = Engine(machine=machine)
+    engine(PauseAsked())
+    engine.check_in(*(f"d{i}" for i in range(9)))
+    engine(ResumeAsked())
+    assert engine.leased() == [f"d{i}" for i in range(3, 9)]
+
+
+def test_rule_that_fails_pauses_the_run_until_it_is_mended() -> None:
+    """Nobody is drawn in its place, and nothing is committed meanwhile; `resume` asks it again."""
+    rule = Moody()
+    rule.is_broken = True
+    machine = RoundMachine(some_settings(selection={"rule": "mine:rule"}), max_bytes=1, lease_prefix="life", rule=rule)
+    engine = Engine(machine=machine)
+    engine.check_in(*SIX)
+    assert engine.is_in(Phase.PAUSED)
+    assert "draw() failed with ValueError: no mood" in machine.pausing.causes[PauseCause.ERROR]
+    engine(ResumeAsked())
+    assert engine.is_in(Phase.PAUSED)
+    rule.is_broken = False
+    engine(ResumeAsked())
+    engine.report(*engine.leased()[:3])
+    rule.is_broken = True
+    for device in engine.leased()[:2]:  # a place falls free, and the quorum is there
+        engine.fail(device)
+    engine.check_in("late")
+    assert engine.is_in(Phase.PAUSED)
+    assert machine.version == 0
+
+
+def test_what_is_known_of_devices_survives_a_restart() -> None:
+    """Rebuilt from the journal, whatever became of the leases."""
+    engine = reporting()
+    engine.report("d0", "d1")
+    engine.fail("d2")
+    engine.pass_s(1000.0)
+    engine.check_in("d3")
+    machine = a_machine()
+    recover(machine, engine.records, None, 0.0, 0.0)
+    before, after = engine.machine.tally.records, machine.tally.records
+    assert after.n_asked == before.n_asked > 6
+    assert [after.candidate(each, "") for each in SIX] == [before.candidate(each, "") for each in SIX]
+    assert before.candidate("d0", "").chance > before.candidate("d2", "").chance

@@ -7,7 +7,7 @@ from aggregator import events as ev
 from aggregator import records as rec
 from aggregator.leases import LeaseState
 from shared.errors import Reason
-from shared.messages import Kind, Outcome
+from shared.messages import Outcome
 from tests.aggregator.builders import SIX, Engine, a_verdict, commands_in, receipts, reporting, rows
 
 
@@ -70,7 +70,7 @@ def test_evaluation_keeps_its_metrics_in_the_journal() -> None:
     """So that what a device said can be told again, and read later."""
     engine = Engine()
     engine.check_in("d0")
-    engine._done(list(engine.machine.invitations.invite(Kind.EVALUATE, ["d0"], 1, 1, lambda _: 60.0, 0.0)))
+    engine._done(list(engine.machine.invitations.ask_to_evaluate(1, 1, 60.0, 0.0)))
     name, metrics = engine.lease_of("d0"), (("accuracy", (9.0, 10.0)),)
     commands = engine(ev.Evaluated(device="d0", lease=name, num_examples=10, metrics=metrics))
     assert rows(commands) == [rec.OutcomeRecord(lease=name, outcome=Outcome.ACCEPTED, num_examples=10, metrics=metrics)]

@@ -142,7 +142,7 @@ def test_void_without_a_pause_is_refused_with_words() -> None:
     """Nothing changes, and the operator is told what to do first."""
     engine = reporting()
     engine.report(*SIX[:3])
-    assert "pause it first" in (engine.machine.objection(ev.ResumeAsked(void=True)) or "")
+    assert "pause it first" in (engine.machine.pausing.objection(ev.ResumeAsked(void=True), engine.machine.phase) or "")
     assert engine(ev.ResumeAsked(void=True)) == []
     assert engine.machine.tally.n_accepted == 3
 
@@ -152,12 +152,12 @@ def test_void_while_a_version_is_made_is_refused_with_words_and_the_run_stays_pa
     engine = reporting()
     engine.report(*SIX[:4])
     engine(ev.PauseAsked())
-    assert "being made" in (engine.machine.objection(ev.ResumeAsked(void=True)) or "")
+    assert "being made" in (engine.machine.pausing.objection(ev.ResumeAsked(void=True), engine.machine.phase) or "")
     assert engine(ev.ResumeAsked(void=True)) == []
     assert engine.is_in(Phase.PAUSED)
     engine.write()
     assert (engine.machine.version, engine.machine.tally.n_voided) == (1, 0)
-    assert engine.machine.objection(ev.ResumeAsked()) is None
+    assert engine.machine.pausing.objection(ev.ResumeAsked(), engine.machine.phase) is None
 
 
 def test_version_that_comes_while_paused_counts_and_nothing_is_given_out() -> None:
