@@ -28,7 +28,7 @@ from shared.errors import FederationError
 from shared.logs import set_up_logs
 from shared.task import Task
 from simulator.fleet import AGGREGATOR, Fleet
-from simulator.inline_blocking import AT_ONCE
+from simulator.inline_blocking import COARSE
 from simulator.virtual_time import run_in_virtual_time
 
 __all__ = ["measured"]
@@ -58,7 +58,7 @@ async def _measured(case: FleetCase, folder: Path) -> FleetFigures:
     rss_before, began = _rss(), time.perf_counter()
     stages = StageTimes()
     async with Fleet(
-        _settings(case, folder), task, folder / "devices", seed=SEED, in_memory=True, delays=AT_ONCE
+        _settings(case, folder), task, folder / "devices", seed=SEED, in_memory=True, delays=COARSE
     ) as fleet:
         fleet.start_aggregator()
         for number in range(case.n_devices):

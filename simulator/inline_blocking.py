@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from shared.blocking import Lane
 
-__all__ = ["AT_ONCE", "LATE", "QUICK", "DelayRange", "InlineBlocking"]
+__all__ = ["COARSE", "LATE", "QUICK", "DelayRange", "InlineBlocking"]
 
 T = TypeVar("T")
 
@@ -31,8 +31,9 @@ QUICK: Mapping[Lane, DelayRange] = {
     Lane.TRAINING: (0.5, 2.0),
 }
 """A small model on a healthy machine."""
-AT_ONCE: Mapping[Lane, DelayRange] = {Lane.DISK: (0.0, 0.0), Lane.COMPUTE: (0.0, 0.0)}
-"""Where milliseconds of a disk and of digests do not matter: an instant of a lane costs neither a timer nor a turn."""
+COARSE: Mapping[Lane, DelayRange] = {Lane.JOURNAL: (0.02, 0.05), Lane.DISK: (0.0, 0.0), Lane.COMPUTE: (0.0, 0.0)}
+"""Where milliseconds do not matter. What takes no time costs neither a timer nor a turn of the loop, and all rows that
+come while a slow disk commits are the next commit: each costs the machine that simulates a real synchronisation."""
 
 LATE: DelayRange = (0.5, 30.0)
 """A disk that was asleep, a machine that swaps; drawn log-uniformly."""

@@ -21,7 +21,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple, Unpack
 
 from shared.errors import InvalidState
 
-__all__ = ["VirtualTimeLoop", "run_in_virtual_time"]
+__all__ = ["COLLECT_EVERY", "VirtualTimeLoop", "run_in_virtual_time"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

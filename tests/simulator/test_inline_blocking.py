@@ -7,7 +7,7 @@ import pytest
 
 from shared.blocking import Lane
 from shared.task import TrainingCancelled
-from simulator.inline_blocking import LATE, QUICK, InlineBlocking
+from simulator.inline_blocking import COARSE, LATE, QUICK, InlineBlocking
 
 pytestmark = pytest.mark.virtual_time
 
@@ -129,3 +129,27 @@ async def test_work_is_done_within_what_is_given() -> None:
 
     assert await InlineBlocking(Random(1), within=within)(Lane.COMPUTE, lambda: 7) == 7
     assert seen == [7]
+
+
+async def test_work_that_takes_no_time_is_done_at_once() -> None:
+    """No timer, no turn of the loop: whoever asks has the result, or the error, before anybody else runs."""
+    run, said = InlineBlocking(Random(1), COARSE), list[str]()
+    asyncio.get_running_loop().call_soon(said.append, "another turn")
+    assert await run(Lane.DISK, lambda: "read") == "read"
+    with pytest.raises(ZeroDivisionError):
+        await run(Lane.COMPUTE, lambda: 1 / 0)
+    assert (said, _now()) == ([], 0.0)
+
+
+async def test_process_that_dies_in_work_of_no_time_hears_no_more() -> None:
+    """As in work that takes time: what killed it returns to nobody."""
+    run = InlineBlocking(Random(1), COARSE)
+    with pytest.raises(asyncio.CancelledError):
+        await run(Lane.DISK, run.close)
+
+
+async def test_late_disk_is_never_timeless() -> None:
+    """A fleet whose disks may be slow has all of its races, whatever its usual delays are."""
+    run = InlineBlocking(Random(1), COARSE, late=1.0)
+    await run(Lane.DISK, lambda: None)
+    assert LATE[0] <= _now() <= LATE[1]

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import math
 import time
 from itertools import count
@@ -6,7 +7,7 @@ from itertools import count
 import pytest
 
 from shared.errors import InvalidState
-from simulator.virtual_time import VirtualTimeLoop, run_in_virtual_time
+from simulator.virtual_time import COLLECT_EVERY, VirtualTimeLoop, run_in_virtual_time
 
 pytestmark = pytest.mark.virtual_time(limit_s=math.inf)
 
@@ -120,3 +121,16 @@ async def test_timers_of_one_time_keep_their_order() -> None:
         timer.cancel()
     await asyncio.sleep(6.0)
     assert called == [i for i in range(20) if i % 3]
+
+
+def test_rare_collections_end_with_the_loop() -> None:
+    """A program that simulates a fleet collects garbage as before once it is over, even where that has failed."""
+    before = gc.get_threshold()
+
+    async def fails() -> None:
+        assert gc.get_threshold() == COLLECT_EVERY
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_in_virtual_time(fails())
+    assert gc.get_threshold() == before
