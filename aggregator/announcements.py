@@ -110,7 +110,9 @@ class Announcements:
             version=machine.version,
             phase=machine.phase,
             causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.pausing.causes.items()]
-            or ["waiting_for_devices"] * waits + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
+            or ["waiting_for_devices"] * waits
+            + [f"barred_by_quota: {n}" for n in (machine.invitations.n_barred(now),) if n and waits]
+            + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,
             goal=self._settings.round.report_goal,

@@ -191,6 +191,11 @@ class ServerSettings(_Section):
         "none", description="steps: an update counts by the step, whoever took more of them (FedNova); semi-sync: steps"
     )
     weighting: Literal["examples", "uniform"] = Field("examples", description="examples: by num_examples (n_k/n)")
+    reweight: Literal["off", "finishing"] = Field(
+        "off",
+        description="finishing: an update counts 1/p, at most 10 times, p being its device's chance of finishing, so "
+        "that devices on mains power and fast links do not own the model",
+    )
     optimizer: OptimizerSettings = OptimizerSettings()
     max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
     init_from: Path | None = Field(
@@ -227,6 +232,12 @@ class SelectionSettings(_Section):
 
     rule: str = Field(
         "uniform", description="uniform, oort (by utility: loss and speed), or module:name of a rule of your own"
+    )
+    min_separation: int = Field(
+        1, ge=1, le=1_000_000, description="rounds from one participation of a device to its next, at least; 1: any"
+    )
+    max_per_day: int | None = Field(
+        None, ge=1, le=100_000, description="training leases that one device is given in 24 hours, at most"
     )
     oort: OortSettings = Field(OortSettings(), description="of the rule oort alone")
 

@@ -12,6 +12,7 @@ from aggregator.drawing import Drawing, built_in_rule
 from aggregator.events import BrokerFound, CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered
 from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Candidates, Population
+from aggregator.quotas import Quotas
 from aggregator.records import LeaseRecord
 from aggregator.selection import SelectionRule, draw_cohort, seed_of
 from aggregator.tally import Tally
@@ -53,6 +54,10 @@ class Invitations:
         self._drawing = Drawing(settings, rule or built_in_rule(settings.selection), tally.records)
         self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
         self._n_leases = 0
+        self.quotas = Quotas(settings.selection)
+        self.wall_zero_s = 0.0
+        """Unix time at the zero of `now`."""
+        self._round_id = 0  # that asks
         self.recent: dict[str, str] = {}
         """Device -> newest lease since the round began, until the device has checked in, or left, without it."""
 
@@ -69,12 +74,27 @@ class Invitations:
         """Return the devices that may be asked to evaluate now."""
         return self._population.waiting(now, self.check_in_interval_s)
 
-    def begin_to_ask(self, round_id: int) -> None:
+    def begin_to_ask(self, round_id: int, now: float) -> None:
         """A round is over, or begins: from here on this one asks."""
-        self._population.begin_to_ask(round_id, still_out=self._tally.has_counted)
+        self._round_id = round_id
+        self._population.begin_to_ask(
+            round_id, still_out=lambda device: self._tally.has_counted(device) or self._is_barred(device, now)
+        )
+
+    def n_barred(self, now: float) -> int:
+        """Return how many devices are there, and only a quota keeps them from work."""
+        return sum(self._is_barred(device, now) for device in self._population.sitting_out) * self.quotas.are_set
+
+    def _is_barred(self, device: str, now: float) -> bool:
+        return self.quotas.bars(device, self._round_id, self.wall_zero_s + now)
+
+    def round_began(self, now: float) -> None:
+        """A round begins."""
+        self.quotas.round_began(now)
+        self.forget_settled()
 
     def forget_settled(self) -> None:
-        """A round begins: only leases that are still open remain of interest."""
+        """Only leases that are still open remain of interest."""
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
     def invite(self, size: int, round_id: int, lease_s: Callable[[str], float], now: float) -> list[Journal]:
@@ -109,11 +129,13 @@ class Invitations:
             codec=self._settings.training.codec,
             max_bytes=self._max_bytes,
             device_class=self._class_of(device),
+            given_at_s=round(self.wall_zero_s + now, 1),
             work="" if order is None else order.model_dump_json(exclude_none=True),
         )
         seconds = lease_s(record.device_class)
         self._leases.issue(record, now=now, expires_at=now + seconds)
         self._tally.records.asked(record)
+        self.quotas.asked(record)
         self._population.assigned(device)
         self.recent[device] = name
         return Journal(record=record, then=(Assign(lease=name, device=device, seconds_left=seconds),))
@@ -163,11 +185,11 @@ class Invitations:
             device, now, refusal=event.refusal, detail=event.detail, device_class=event.device_class
         )
         if event.refusal is not None:
-            return [*commands, self.come_back(device, event.refusal)], False
+            return [*commands, self.come_back(device, event.refusal, now)], False
         if live is not None or is_at_work:
             self._population.assigned(device)  # it waits again when it checks in without an open lease
-            return [*commands, self.come_back(device, Reason.NOT_DRAWN)], False
-        if self._tally.has_counted(device):
+            return [*commands, self.come_back(device, Reason.NOT_DRAWN, now)], False
+        if self._tally.has_counted(device) or self._is_barred(device, now):
             self._population.sits_out(device)
         return commands, True
 
@@ -183,7 +205,7 @@ class Invitations:
         match event:
             case CheckedIn(device=device):
                 commands, is_waiting = self.checked_in(event, now)
-                return [*commands, self.come_back(device, Reason.RUN_FINISHED)] if is_waiting else commands
+                return [*commands, self.come_back(device, Reason.RUN_FINISHED, now)] if is_waiting else commands
             case Offered(lease=name) | Failed(lease=name) | Evaluated(lease=name):
                 return [receipt_of(self._leases[name], repeat=True)]
             case DeviceOffline():
@@ -192,15 +214,21 @@ class Invitations:
                 return [PublishRound()]
         return []
 
-    def come_back(self, device: str, reason: Reason) -> ComeBack:
-        """Return when a device shall check in next."""
+    def come_back(self, device: str, reason: Reason, now: float) -> ComeBack:
+        """Return when a device shall check in next; one that a quota bars need not ask before that is over."""
+        least_s = 0.0
+        if reason is Reason.NOT_DRAWN:
+            least_s = self.quotas.wait_s(device, self._round_id, self.wall_zero_s + now)
+            reason = Reason.QUOTA if least_s > 0 else reason
         if reason in _PERMANENT:
             retry_s = PERMANENT_RETRY_S
-        elif reason in (Reason.NOT_DRAWN, Reason.PAUSED, Reason.RUN_FINISHED):
+        elif reason in (Reason.NOT_DRAWN, Reason.QUOTA, Reason.PAUSED, Reason.RUN_FINISHED):
             retry_s = self.check_in_interval_s
         else:
             retry_s = TRANSIENT_RETRY_S
-        return ComeBack(device=device, reason=reason, retry_s=RetryWindow(min=0.8 * retry_s, max=1.2 * retry_s))
+        # a whole interval is spread over, so that those who were barred together do not come back together
+        window = RetryWindow(min=max(0.8 * retry_s, least_s), max=max(1.2 * retry_s, least_s + 0.4 * retry_s))
+        return ComeBack(device=device, reason=reason, retry_s=window)
 
 
 def receipt_of(lease: Lease, *, repeat: bool = False) -> SendReceipt:

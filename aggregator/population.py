@@ -129,6 +129,11 @@ class Population:
             self._rest(device)
         return self._waiting.keys()
 
+    @property
+    def sitting_out(self) -> Set[str]:
+        """Those that wait, and are not asked all the same."""
+        return self._sitting_out
+
     def candidates(self, now: float, interval_s: float) -> "Candidates":
         """Return those of them that do not sit out. Costs nothing, however many there are."""
         self.waiting(now, interval_s)

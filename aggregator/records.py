@@ -69,6 +69,8 @@ class LeaseRecord:
     codec: str
     max_bytes: int
     device_class: str = ""
+    given_at_s: float = 0.0
+    """Unix time."""
     work: str = ""
     """The WorkOrder as JSON, so that a restart can repeat the Assignment to the letter; "" for an evaluation."""
 

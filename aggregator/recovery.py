@@ -70,6 +70,7 @@ def recover(
         InvalidState: the rows contradict each other.
     """
     found = Recovered()
+    machine.invitations.wall_zero_s = wall_s - now
     phase = Phase.WAITING
     finished: str | None = None
     for record in records:
@@ -84,7 +85,7 @@ def recover(
                 found.config = record
             case RoundRecord():
                 machine.round_id, phase, finished = record.round_id, Phase.REPORTING, None
-                machine.invitations.begin_to_ask(record.round_id)
+                machine.invitations.begin_to_ask(record.round_id, now)
                 machine.invitations.forget_settled()
             case LeaseRecord():
                 _issue(machine, record, now)
@@ -159,6 +160,7 @@ def _issue(machine: RoundMachine, record: LeaseRecord, now: float) -> None:
     )
     machine.leases.issue(record, now=now, expires_at=now + seconds)
     machine.tally.records.asked(record)
+    machine.invitations.quotas.asked(record)
     machine.invitations.recent[record.device] = record.lease
     if record.kind is Kind.EVALUATE:
         machine.evaluation.asked(record, now)

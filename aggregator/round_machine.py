@@ -118,7 +118,7 @@ class RoundMachine:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
         self.phase, self._restored_at = phase, now
         if phase is Phase.WAITING:
-            self.invitations.begin_to_ask(self.round_id + 1)
+            self.invitations.begin_to_ask(self.round_id + 1, now)
         if phase in (Phase.REPORTING, Phase.AGGREGATING):
             left_s = left_s if phase is Phase.REPORTING else math.inf
             self.timer.go_on(now, left_s, n_extensions, self.leases.classes)
@@ -234,8 +234,8 @@ class RoundMachine:
         self.round_id += 1
         self.timer.begin(now)
         self.timer.asked(self.leases.classes)
-        self.invitations.begin_to_ask(self.round_id)
-        self.invitations.forget_settled()
+        self.invitations.begin_to_ask(self.round_id, now)
+        self.invitations.round_began(now)
         return [
             Journal(record=rec.RoundRecord(round_id=self.round_id, into=self.version + 1), then=(cmd.PublishRound(),))
         ]
@@ -282,7 +282,7 @@ class RoundMachine:
         else:
             self._enter(Phase.WAITING)
         self.last_outcome = RoundOutcome.COMMITTED
-        self.invitations.begin_to_ask(self.round_id + 1)  # whoever failed in this round may try the next
+        self.invitations.begin_to_ask(self.round_id + 1, now)  # whoever failed in this round may try the next
         if self.stopping.cause is not None:
             return [self._endings.ended(RoundOutcome.COMMITTED, self.round_id, now)]
         commands = self.reports.cancel_surplus()
@@ -294,7 +294,7 @@ class RoundMachine:
     def _abandon(self, now: float) -> list[Command]:
         self._enter(Phase.WAITING)
         self.last_outcome = RoundOutcome.ABANDONED
-        self.invitations.begin_to_ask(self.round_id + 1)
+        self.invitations.begin_to_ask(self.round_id + 1, now)
         return self._endings.abandoned(self.round_id, now)
 
     def _finish_if_due(self) -> list[Command]:
@@ -368,7 +368,7 @@ class RoundMachine:
             if is_under_way:
                 self.last_outcome = RoundOutcome.ABANDONED
             commands = self._endings.voided(self.round_id, self.pausing.since, is_under_way=is_under_way)
-            self.invitations.begin_to_ask(self.round_id + 1)
+            self.invitations.begin_to_ask(self.round_id + 1, now)
         return commands + self._unpause(now, PauseCause.OPERATOR, PauseCause.ERROR)
 
     # devices and their reports
@@ -379,10 +379,10 @@ class RoundMachine:
             return commands
         commands += self.reports.supersede(event.device)  # expired, and it does not have it any more
         if self.phase is Phase.PAUSED:
-            return [*commands, self.invitations.come_back(event.device, Reason.PAUSED)]
+            return [*commands, self.invitations.come_back(event.device, Reason.PAUSED, now)]
         commands += self._finish_if_due() or self._advance(now)
         if self.leases.live_of(event.device) is None:
-            commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN))
+            commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN, now))
         return commands
 
     def _progressed(self, event: ev.Progressed, now: float) -> None:

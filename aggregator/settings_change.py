@@ -33,6 +33,7 @@ _SINCE: Mapping[str, str] = MappingProxyType(
         "round.max_examples": _ACCEPTED_FROM_NOW,
         "round.staleness_exponent": _ACCEPTED_FROM_NOW,
         "server.weighting": _ACCEPTED_FROM_NOW,
+        "server.reweight": _ACCEPTED_FROM_NOW,
         "server.max_norm": _ACCEPTED_FROM_NOW,
         "evaluation": "from the next evaluation on",
     }

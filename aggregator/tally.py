@@ -9,6 +9,7 @@ from aggregator.events import Verified
 from aggregator.leases import Lease, LeaseBook, LeaseState
 from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord
+from aggregator.reweighting import finishing_factor
 from aggregator.rules import weight_of
 from aggregator.staleness import discount, staleness
 from aggregator.track_records import TrackRecords
@@ -76,7 +77,7 @@ class Tally:
             round_id=round_id,
             base_version=lease.record.base_version,
             into=self.building,
-            weight=weight_of(weighting, update.num_examples, knobs.max_examples),
+            weight=weight_of(weighting, update.num_examples, knobs.max_examples) * self._reweight(lease),
             num_examples=update.num_examples,
             n_steps=update.n_steps,
             clip_scale=1.0,
@@ -93,6 +94,11 @@ class Tally:
         )
         self.enter(record)
         return record
+
+    def _reweight(self, lease: Lease) -> float:
+        if self._settings.server.reweight == "off":
+            return 1.0
+        return finishing_factor(self.records.chance(lease.record.device, lease.record.device_class))
 
     def enter(self, record: AcceptRecord) -> None:
         """Count what the journal says, or what `accept` has just decided."""

@@ -73,6 +73,7 @@ class Reason(StrEnum):
 
     # a check-in that is answered with come-back
     NOT_DRAWN = "not_drawn"
+    QUOTA = "quota"  # it has had its share for now
     NOT_ELIGIBLE = "not_eligible"  # the device itself says it cannot now
     BATTERY = "battery"  # from here to hours: by the device's own rules
     MAINS = "mains"

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from aggregator.commands import Assign, ComeBack, Command, RepublishModel, SendReceipt
 from aggregator.events import CheckedIn, PauseAsked, ResumeAsked
 from aggregator.phases import PauseCause, Phase
+from aggregator.quotas import DAY_S
 from aggregator.records import LeaseRecord
 from aggregator.recovery import recover
 from aggregator.round_machine import RoundMachine
@@ -103,7 +105,7 @@ def test_missing_pieces_are_published_again() -> None:
 )
 def test_come_back_is_sooner_the_sooner_it_may_help(reason: Reason, seconds: float) -> None:
     """The check-in interval when merely not drawn, 15 minutes for what passes, 4 hours for what does not; ± 20 %."""
-    answer = Engine().machine.invitations.come_back("d0", reason)
+    answer = Engine().machine.invitations.come_back("d0", reason, 0.0)
     assert (answer.retry_s.min, answer.retry_s.max) == pytest.approx((0.8 * seconds, 1.2 * seconds))
 
 
@@ -238,3 +240,55 @@ def test_what_is_known_of_devices_survives_a_restart() -> None:
     assert after.n_asked == before.n_asked > 6
     assert [after.candidate(each, "") for each in SIX] == [before.candidate(each, "") for each in SIX]
     assert before.candidate("d0", "").chance > before.candidate("d2", "").chance
+
+
+def test_separated_devices_are_not_asked_and_told_to_come_back_later() -> None:
+    """Those of round 1 may be asked in round 3 again; a round of others lies between, however long it takes to come."""
+    knobs: dict[str, Any] = {
+        "round": {"report_goal": 2, "over_selection": 1.0, "quorum": 1.0},
+        "selection": {"min_separation": 2},
+    }
+    engine = Engine(some_settings(**knobs))
+    engine.round("d0", "d1")
+    commands = engine.check_in("d0", "d1")
+    assert engine.is_in(Phase.WAITING)
+    assert [each.reason for each in commands_in(commands, ComeBack)] == [Reason.QUOTA] * 2
+    assert engine.machine.invitations.n_barred(engine.now) == 2
+    engine.check_in("d2", "d3")
+    assert engine.leased() == ["d2", "d3"]
+    engine.report("d2", "d3")
+    engine.write()
+    engine.check_in("d2", "d3", "d0", "d1")
+    assert engine.leased() == ["d0", "d1"]
+
+
+def test_day_quota_bars_until_its_day_is_over_and_no_check_in_is_asked_for_before() -> None:
+    """One lease a day: the device is told to come back after 24 hours, and gets work then."""
+    knobs: dict[str, Any] = {"round": {"report_goal": 1, "over_selection": 1.0}, "selection": {"max_per_day": 1}}
+    engine = Engine(some_settings(**knobs))
+    engine.round("d0")
+    engine.now += 100.0
+    (answer,) = commands_in(engine.check_in("d0"), ComeBack)
+    assert answer.reason is Reason.QUOTA
+    assert answer.retry_s.min == DAY_S - 100.0
+    engine.now += answer.retry_s.min
+    engine.check_in("d0")
+    assert engine.leased() == ["d0"]
+
+
+def test_quotas_survive_a_restart() -> None:
+    """They are read from LEASE rows; the day is that of the wall."""
+    knobs: dict[str, Any] = {
+        "round": {"report_goal": 1, "over_selection": 1.0},
+        "selection": {"max_per_day": 1, "min_separation": 2},
+    }
+    settings = some_settings(**knobs)
+    engine = Engine(settings)
+    engine.machine.invitations.wall_zero_s = 1_800_000_000.0
+    engine.round("d0")
+    machine = a_machine(settings)
+    recover(machine, engine.records, None, 50.0, 1_800_000_000.0 + 3600.0)
+    again = Engine(settings, machine)
+    again.now = 50.0
+    (answer,) = commands_in(again.check_in("d0"), ComeBack)
+    assert (answer.reason, answer.retry_s.min) == (Reason.QUOTA, DAY_S - 3600.0)

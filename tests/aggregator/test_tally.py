@@ -1,5 +1,6 @@
 """What counts: once a lease, once a device and base version, for one version."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.tally import Tally
 from shared.errors import InvalidState, Reason
+from shared.messages import Outcome
 from tests.aggregator.builders import a_lease, a_verdict, lease_name, some_settings
 
 
@@ -159,3 +161,22 @@ def test_contradiction_with_the_leases_is_found() -> None:
     assert books.tally.contradiction() == "1 accepted, 0 folded + 0 buffered + 0 voided"
     with pytest.raises(InvalidState):
         books.tally.check()
+
+
+def test_update_of_a_device_that_seldom_finishes_counts_more() -> None:
+    """By the inverse of its chance, as its leases so far tell; without the setting, everybody counts alike."""
+    for reweight, is_more in (("finishing", True), ("off", False)):
+        books = Books(server={"reweight": reweight})
+        records = books.tally.records
+        books.accept("steady")
+        (update,) = books.tally.accepted()
+        for number in range(20):
+            records.asked(a_lease(100 + number, "always"))
+            records.counted(replace(update, device="always"))
+            records.asked(a_lease(200 + number, "seldom"))
+            records.settled("seldom", Outcome.CANCELLED)
+        books.accept("always")
+        books.accept("seldom")
+        _, always, seldom = (record.weight for record in books.tally.accepted())
+        assert (seldom > 2 * always) is is_more
+        assert is_more or seldom == always

@@ -24,7 +24,10 @@ from tests.fuzz.running import Found, fuzz
 ROOT = Path(__file__).parents[2]
 N = 20_000
 NOT_BY_A_PAYLOAD = frozenset(
-    {Reason.RUN_FINISHED, Reason.MODEL_GONE, Reason.OPERATOR, Reason.DISK, Reason.DEVICE_RESTARTED, Reason.PAUSED}
+    {
+        *(Reason.RUN_FINISHED, Reason.MODEL_GONE, Reason.OPERATOR, Reason.DISK, Reason.DEVICE_RESTARTED, Reason.PAUSED),
+        Reason.QUOTA,  # none is set
+    }
 )
 """What only the aggregator's own troubles, its operator or the end of the run bring about."""
 NEEDS_A_LEASE_TO_EXPIRE = frozenset({Reason.ALREADY_COUNTED, Reason.SUPERSEDED})
