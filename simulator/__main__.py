@@ -16,6 +16,7 @@ from shared.config import load_settings
 from shared.errors import ConfigError, FederationError
 from shared.logs import LogLevel, set_up_logs
 from simulator.containers.command import part
+from simulator.reality_command import compare_real
 from simulator.rehearsal import Rehearsal
 from simulator.run_report import report
 from simulator.run_settings import settings_of
@@ -33,6 +34,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="
 app.command()(torture)
 app.command()(schedules)
 app.command()(report)
+app.command("compare-real")(compare_real)
 app.add_typer(part, name="part")
 
 

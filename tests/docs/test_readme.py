@@ -88,7 +88,7 @@ def test_every_extra_exists() -> None:
     assert set(re.findall(r"pip install '\.\[(\w+)\]'", README)) <= set(named)
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"python -m ((?:\w+)(?: [a-z]+\b)?)", README))))
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"python -m ((?:\w+)(?: [a-z]+(?:-[a-z]+)*\b)?)", README))))
 def test_every_program_and_subcommand_exists(line: str) -> None:
     """`python -m` and what follows is a program of ours that can explain itself."""
     name, *subcommand = line.split()
