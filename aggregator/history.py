@@ -231,4 +231,4 @@ def read_history(path: Path) -> list[RoundSummary]:
 
 
 def _stamp(wall_s: float) -> str:
-    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds")

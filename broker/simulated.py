@@ -57,6 +57,7 @@ class SimulatedBroker:
         self._is_up = True
         self._n_deaths = 0
         self._connections: dict[str, _Connection] = {}
+        self._links: dict[str, SimulatedLink] = {}
         self._subscriptions: Subscriptions[_Connection] = Subscriptions()
         self._retained = RetainedStore()
         self._refused: set[str] = set()
@@ -85,7 +86,12 @@ class SimulatedBroker:
             link: how bad the way is; None: as `faults.link` says. Its failures count from the first connect.
         """
         profile = self.faults.link if link is None else link
-        return _SimulatedTransport(self, client_id, SimulatedLink(profile, f"{self._seed}/{client_id}"))
+        way = self._links[client_id] = SimulatedLink(profile, f"{self._seed}/{client_id}")
+        return _SimulatedTransport(self, client_id, way)
+
+    def bytes_of(self, client_id: str) -> tuple[int, int]:
+        """Return how many bytes a client has sent and was sent, repeats and what was lost on the way included."""
+        return (way.bytes_up, way.bytes_down) if (way := self._links.get(client_id)) else (0, 0)
 
     @property
     def connected(self) -> frozenset[str]:
@@ -293,8 +299,7 @@ class _Connection:
         self.filters: dict[str, None] = {}
         self.backlog = Backlog()
         self.passage = link.open(self.loop, lambda cause: broker._drop(self, TransportError(cause)))
-        self._broker = broker
-        self._is_lost = False
+        self._broker, self._is_lost = broker, False
         self._inbox = Inbox()
         self._pending: dict[_Answer, None] = {}
 
@@ -333,6 +338,7 @@ class _Connection:
         """Let the broker do `act`, and return when its acknowledgement is back; `afterwards` it goes on by itself."""
         self._inbox.check()
         if not self.passage.takes_time:
+            self.passage.count(HEADER_BYTES + n_bytes, HEADER_BYTES)
             act()
             self._inbox.check()  # the broker may have thrown us out for what it was asked
             if afterwards is not None:

@@ -75,8 +75,14 @@ class Passage:
         """Whether anything on it may arrive later than at once."""
         return self._up is not None
 
+    def count(self, up: int, down: int) -> None:
+        """Note bytes that go both ways at once."""
+        self._link.bytes_up += up
+        self._link.bytes_down += down
+
     def up(self, n_bytes: int, act: Act, *arguments: object) -> None:
         """Do `act` when `n_bytes` have reached the broker."""
+        self._link.bytes_up += n_bytes
         if self._up is None:
             act(*arguments)
         else:
@@ -84,6 +90,7 @@ class Passage:
 
     def down(self, n_bytes: int, act: Act, *arguments: object) -> None:
         """Do `act` when `n_bytes` have reached the client."""
+        self._link.bytes_down += n_bytes
         if self._down is None:
             act(*arguments)
         else:
@@ -114,6 +121,8 @@ class SimulatedLink:
 
     def __init__(self, profile: LinkProfile, seed: str) -> None:
         self._profile = profile
+        self.bytes_up = self.bytes_down = 0
+        """What was put on it so far; counted by whoever sends."""
         self._rng = Random(f"{seed}/jitter")
         self._events = link_events(profile, seed)
         self._next = next(self._events, None)

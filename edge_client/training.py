@@ -41,6 +41,8 @@ class Gate:
         self.is_cancelled = False
         self.fraction = 0.0
         """How far it says it is, in [0, 1]; read from the loop."""
+        self.when_cancelled: Callable[[], object] = lambda: None
+        """Called by `cancel`: for whoever computes elsewhere, and asks no `progress`."""
 
     def start(self) -> None:
         """The task begins now, which may be long after it was asked for."""
@@ -54,6 +56,7 @@ class Gate:
     def cancel(self) -> None:
         """Let the next call of the task raise `TrainingCancelled`."""
         self.is_cancelled = True
+        self.when_cancelled()
 
     def __call__(self, steps_done: int, n_steps: int, **metrics: float) -> bool:
         """See `shared.task.Progress`."""

@@ -1,4 +1,4 @@
-"""`python -m simulator rehearse | torture | schedules`: whole fleets on this machine, for real or in virtual time.
+"""`python -m simulator run | rehearse | torture | schedules`: whole fleets on one machine, for real or in virtual time.
 
 Exit codes: 0 the run finished or every promise was kept, 1 a process failed, the time was up or a promise was broken,
 2 what the operator wrote cannot work, 130 interrupted (143 by SIGTERM).
@@ -20,6 +20,7 @@ from simulator.reality_command import compare_real
 from simulator.rehearsal import Rehearsal
 from simulator.run_report import report
 from simulator.run_settings import settings_of
+from simulator.runs.command import run
 from simulator.scenario import Scenario
 from simulator.scenarios.trace_files import read_traces
 from simulator.schedule_command import schedules
@@ -31,6 +32,7 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="markdown")
 
+app.command()(run)
 app.command()(torture)
 app.command()(schedules)
 app.command()(report)

@@ -37,6 +37,9 @@ from simulator.disk_image import Image
 from simulator.inline_blocking import DelayRange, InlineBlocking
 from simulator.lossy_disk import Death, LossyDisk, Machine
 from simulator.memory_files import InMemory
+from simulator.runs.body import Body
+from simulator.runs.pace import Pace
+from simulator.runs.paced_blocking import PacedBlocking
 from simulator.tapping import TappedTransport
 
 __all__ = ["AGGREGATOR", "Fleet"]
@@ -45,6 +48,8 @@ AGGREGATOR = "aggregator"
 """Its client id on the simulated broker."""
 WALL_START_S = 1_800_000_000.0
 """Unix time at the loop's zero: a run must not depend on the day on which it is simulated."""
+GOODBYE_S = 5.0
+"""Seconds that a device which is switched off has to say goodbye."""
 LOOK_EVERY_S = 0.05
 """How often `until` asks its question, in seconds."""
 
@@ -55,6 +60,7 @@ class _Life:
 
     task: "asyncio.Task[Any]"
     blocking: InlineBlocking
+    ask_to_end: Callable[[], None] | None = None
 
     def stop(self) -> None:
         """Nothing more comes of it."""
@@ -71,6 +77,7 @@ class _Device:
     transport: Transport
     files: Files
     delays: Mapping[Lane, DelayRange]
+    body: Body | None
 
 
 class Fleet:
@@ -171,6 +178,8 @@ class Fleet:
         link: LinkProfile | None = None,
         task: Task | None = None,
         delays: Mapping[Lane, DelayRange] | None = None,
+        body: Body | None = None,
+        is_on: bool = True,
     ) -> None:
         """Add a device and switch it on.
 
@@ -180,6 +189,8 @@ class Fleet:
             link: its way to the broker; None: as the broker's faults say.
             task: its own, in place of the fleet's.
             delays: how long its work takes, by lane, in place of the fleet's.
+            body: what it is made of; None: nothing in particular, and training takes as long as `delays` say.
+            is_on: False: it is switched on by `start`.
         """
         folder = self._edge.state_folder(device)
         self._devices[device] = _Device(
@@ -188,25 +199,32 @@ class Fleet:
             transport=self._transport(device, link),
             files=InMemory(str(folder)) if self._in_memory else OnDisk(folder),
             delays=delays or {},
+            body=body,
         )
-        self.start(device)
+        if is_on:
+            self.start(device)
 
     def start(self, device: str) -> None:
         """Switch a device on that was killed, or has ended."""
         known = self._devices[device]
-        blocking = self._blocking(device, known.delays)
+        body = known.body
+        pace = None if body is None else body.pace()
+        blocking = self._blocking(device, known.delays, pace)
+        own = {} if body is None else {"device_class": body.device_class, "eligibility": body.eligibility}
         service = EdgeClient(
-            self._edge.model_copy(update={"id": device}),
-            known.task,
+            self._edge.model_copy(update={"id": device, **own}),
+            known.task if pace is None else pace.task,
             known.client,
             known.transport,
             run_blocking=blocking,
             rng=Random(f"{self._seed}/{device}/{self._n_lives}"),
-            clock=asyncio.get_running_loop().time,
-            look=Conditions,
+            clock=asyncio.get_running_loop().time if pace is None else pace.clock,
+            look=Conditions if body is None else body.look,
+            spec=None if body is None else body.spec,
+            line=None if pace is None else pace.line,
             files=known.files,
         )
-        self._start(device, service.run, blocking)
+        self._start(device, service.run, blocking, service.stop)
 
     async def kill(self, name: str, *, power_cut: Random | None = None) -> None:
         """End a service as SIGKILL would, without a goodbye; nothing if it is not running.
@@ -218,6 +236,14 @@ class Fleet:
         if name in self._alive and not self._alive[name].blocking.is_closed:
             machine = self.machine(name)
             await self._bury(name, None if machine is None else machine.image(power_cut))
+
+    async def switch_off(self, device: str) -> None:
+        """End a device in good order, or, when it takes longer than its goodbye may, as SIGKILL would."""
+        life = self._alive.get(device)
+        if life is not None and life.ask_to_end is not None and not life.task.done():
+            life.ask_to_end()
+            await asyncio.wait([life.task], timeout=GOODBYE_S)
+        await self.kill(device)
 
     def kill_within(self, name: str, death: Death, then: Callable[[], None]) -> None:
         """End a service within a call that it is still to make.
@@ -270,20 +296,29 @@ class Fleet:
         payload = self.broker.retained.get(self.topics.build(StatusTopic(device)))
         return None if payload is None else decode_json(DeviceStatus, payload)
 
-    def _blocking(self, name: str, delays: Mapping[Lane, DelayRange]) -> InlineBlocking:
+    def _blocking(self, name: str, delays: Mapping[Lane, DelayRange], pace: Pace | None = None) -> InlineBlocking:
         self._n_lives += 1
         machine, rng = self.machine(name), Random(f"{self._seed}/{name}/{self._n_lives}/delays")
         delays = {**self._delays, **delays}
+        if pace is not None:
+            return PacedBlocking(rng, delays, pace)
         return InlineBlocking(rng, delays, late=self._late, within=None if machine is None else machine.work)
 
     def _transport(self, name: str, link: LinkProfile | None = None) -> Transport:
         transport = self.broker.transport(name, link)
         return transport if self._show is None else TappedTransport(transport, partial(self._show, name))
 
-    def _start(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]], blocking: InlineBlocking) -> None:
+    def _start(
+        self,
+        name: str,
+        run: Callable[[], Coroutine[Any, Any, Any]],
+        blocking: InlineBlocking,
+        ask_to_end: Callable[[], None] | None = None,
+    ) -> None:
         if self.is_running(name):
             raise InvalidState(f"{name} is running already")
-        self._alive[name] = _Life(self._group.create_task(self._live(name, run, blocking), name=name), blocking)
+        task = self._group.create_task(self._live(name, run, blocking), name=name)
+        self._alive[name] = _Life(task, blocking, ask_to_end)
 
     async def _live(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]], blocking: InlineBlocking) -> None:
         try:

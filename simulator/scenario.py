@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from broker.link import PERFECT, LinkProfile
+from edge_client.config import EligibilitySettings
 from shared.errors import ConfigError
 from shared.topics import NAME
 from simulator.scenarios.availability import ALWAYS, Absence, Availability, always_or_table
@@ -57,6 +58,9 @@ class DeviceGroup(_Section):
     )
     availability: Annotated[Availability, BeforeValidator(always_or_table)] = Field(
         ALWAYS, description='when they are there: "always", or a table'
+    )
+    eligibility: EligibilitySettings = Field(
+        EligibilitySettings(), description="the devices' own rules, as in their settings: who takes part when"
     )
     faults: DeviceFaults = Field(NO_FAULTS, description="what goes wrong on each")
     killed_in_upload: bool = Field(
@@ -180,6 +184,7 @@ class Scenario(_Section):
                     device_class=device_class,
                     link=group.link,
                     availability=group.availability,
+                    eligibility=group.eligibility,
                     faults=group.faults,
                     killed_in_upload=group.killed_in_upload,
                 )
@@ -226,6 +231,7 @@ class PlannedDevice:
         device_class: what that class can do.
         link: its way to the broker.
         availability: when it is there.
+        eligibility: its own rules.
         faults: what goes wrong on it.
         killed_in_upload: whether it is killed in mid-upload, for good.
     """
@@ -238,6 +244,7 @@ class PlannedDevice:
     device_class: DeviceClass
     link: LinkProfile
     availability: Availability
+    eligibility: EligibilitySettings
     faults: DeviceFaults
     killed_in_upload: bool
 

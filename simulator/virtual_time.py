@@ -41,6 +41,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         limit_s: virtual seconds after which `InvalidState` is raised, once.
     """
 
+    hold: Callable[[float], None] | None = None
+    """Called before the clock is set forward, with the time it is to be set to: may wait, in real time, for what others
+    compute meanwhile, and set timers for later than now; the clock then goes to the first of all."""
     _ready: deque[asyncio.Handle]  # of `asyncio`, as are the next
     _stopping: bool
     _debug: bool
@@ -90,8 +93,25 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
         handle = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, self.ticket(), handle))
+        return handle
+
+    @property
+    def n_timers(self) -> int:
+        """How many timers were set so far."""
+        return self._n_timers
+
+    def ticket(self) -> int:
+        """Return a place among timers of the same time, for one that is set later (`call_at_ticket`)."""
         self._n_timers += 1
-        heapq.heappush(self._timers, (when, self._n_timers, handle))
+        return self._n_timers
+
+    def call_at_ticket(
+        self, ticket: int, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts
+    ) -> asyncio.TimerHandle:
+        """Do as `call_at`, as if it had been called when the ticket was drawn."""
+        handle = asyncio.TimerHandle(when, callback, args, self)
+        heapq.heappush(self._timers, (when, ticket, handle))
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -103,6 +123,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         while timers and timers[0][2].cancelled():
             heapq.heappop(timers)
         if not ready and not self._stopping:
+            if self.hold is not None:
+                self.hold(timers[0][0] if timers else math.inf)
+                while timers and timers[0][2].cancelled():
+                    heapq.heappop(timers)
             self.jump(timers[0][0] - self._now if timers else None)
         due = self._now + CLOCK_RESOLUTION_S
         while timers and timers[0][0] < due:

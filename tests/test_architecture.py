@@ -51,7 +51,17 @@ PURE = {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "finished_runs"),
         *("held_reports", "participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
     },
-    "simulator": {"availability", "device_classes", "faults", "links", "scenario", "torture_plan", "traces"},
+    "simulator": {
+        "availability",
+        "curves",
+        "device_classes",
+        "faults",
+        "links",
+        "scenario",
+        "torture_plan",
+        "traces",
+        "training_time",
+    },
 }
 # `random.Random` alone may be imported: a generator that somebody else seeded is an argument like any other.
 IMPURE_IMPORTS = {

@@ -1,0 +1,1 @@
+"""`python -m simulator run`: a scenario in virtual time, its report and its pictures."""

@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from simulator.__main__ import app
+
+SCENARIO = """
+[run]
+task = "tests.integration.linear:LinearTask"
+[run.round]
+report_goal = 3
+[run.stop]
+rounds = 3
+metric = "loss"
+at_most = 1e-30
+[run.output]
+plot = false
+[devices.pi-4]
+count = 5
+link = "wifi"
+"""
+
+
+def _written(folder: Path, text: str = SCENARIO, name: str = "small.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_run_prints_one_json_and_nothing_else(tmp_path: Path) -> None:
+    """A program reads the report from standard output; the same lies in the run's folder."""
+    arguments = ["run", str(_written(tmp_path)), "--json", "--folder", str(tmp_path / "runs"), "--seed", "7"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["seed"] == 7
+    assert report["totals"]["committed"] == 3
+    assert report["totals"]["leases"]["accepted"] == 9
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert (folder / "final.safetensors").exists()
+
+
+def test_run_says_in_words_what_it_came_to(tmp_path: Path) -> None:
+    """For a person: how it ended, what it cost, where it lies."""
+    result = CliRunner().invoke(app, ["run", str(_written(tmp_path)), "--folder", str(tmp_path / "runs"), "--plain"])
+    assert result.exit_code == 0, result.output
+    for word in ("Ended:    rounds", "Result:   loss", "9 accepted", "Traffic:", "Machine:", "report.json"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[devices.a]\nclass = 'pi-9'", "devices.a.class"),
+        ("[devices.a]\nlink = 'wfi'", "devices.a.link"),
+        ("[devices.a]\navailability = { trace = 'gone.csv' }", "gone.csv"),
+        ("[devices.a]\nshare = 1", "n_devices"),
+        ("[devices.a]\n[run.round]\nreport_goal = 0", "report_goal"),
+    ],
+)
+def test_mistake_in_a_scenario_is_exit_two(tmp_path: Path, text: str, says: str) -> None:
+    """With the key or the file, and before anything is computed."""
+    path = _written(tmp_path, f'[run]\ntask = "tests.integration.linear:LinearTask"\n{text}')
+    result = CliRunner().invoke(app, ["run", str(path), "--folder", str(tmp_path / "runs")])
+    assert result.exit_code == 2
+    assert says in result.stderr
