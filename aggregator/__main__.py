@@ -1,4 +1,4 @@
-"""`python -m aggregator run | watch | check | pause | resume | stop | export | repair`.
+"""`python -m aggregator run | watch | explain | check | pause | resume | stop | export | repair`.
 
 Exit codes: 0 done, 1 `repair` found damage and changed nothing, 2 what the operator wrote cannot work, 3 the broker
 refuses who we are, 4 another process serves the run or the fleet, 130 interrupted.
@@ -10,7 +10,7 @@ import json
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,10 @@ from shared.errors import ConfigError
 from shared.logs import LogLevel, set_up_logs
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from rich.console import RenderableType
+
     from aggregator.service import RunResult
 
 __all__ = ["app"]
@@ -88,6 +92,70 @@ def watch(
         from aggregator.watch import watch_fleet
 
         raise typer.Exit(asyncio.run(watch_fleet(toml, broker, fleet, as_json=as_json)))
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="The run's TOML, or its folder, such as runs/digits.", metavar="RUN")],
+    round_id: Annotated[int | None, typer.Argument(help="Only this round: a row a device.", metavar="[ROUND]")] = None,
+    device: Annotated[str | None, typer.Option(help="Follow one device through the run.")] = None,
+    fairness: Annotated[bool, typer.Option("--fairness", help="Who takes part, by class of device.")] = False,
+    metric: Annotated[str, typer.Option(help="Of federated evaluation, for --fairness.")] = "accuracy",
+    plot: Annotated[Path | None, typer.Option(help="Also draw --fairness, as a PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what became of every lease of a run, where its time went, and why. Works while the run is served.
+
+    A lease is accepted, late (counted with a staleness over 0), discarded, rejected, failed, cancelled, lost (nobody
+    had heard of it for too long) or still open. Refused devices said, or were told, that they may not take part.
+
+    Time is waiting (no word of the device yet), download, training, upload (until the verdict) and offline; `?` is
+    where nobody saw, such as before a restart of the aggregator.
+
+    `--json`: run, version, finished_by, population; rounds, each with round_id, outcome, version, end, cause, seconds,
+    ended_at, goal, quorum, counts, n_selected, n_refused, device_seconds, slowest, slowest_class; with ROUND or
+    `--device` also leases and refused; with `--fairness`, in place of rounds, fairness.
+    """
+    set_up_logs("error")
+    with _explained():
+        from aggregator.explain import as_json as facts_of
+        from aggregator.explain import explain as explained
+        from aggregator.explain import folder_of
+
+        if plot is not None and not fairness:
+            raise ConfigError("there is a picture of fairness only", where="--plot", hint="add --fairness")
+        if fairness and (round_id is not None or device is not None):
+            raise ConfigError("fairness is of a whole run", where="--fairness", hint="leave out ROUND and --device")
+        found = explained(folder_of(run))
+        if fairness:
+            from aggregator.fairness import fairness_of
+
+            report = fairness_of(found, metric=metric)
+            if plot is not None:
+                from aggregator.fairness_plot import save_fairness_plot
+
+                save_fairness_plot(report, plot, title=found.run)
+            if as_json:
+                typer.echo(json.dumps(facts_of(found, fairness=report)))
+                return
+            _print(lambda tables: tables.fairness_table(found, report))
+            return
+        there = [each.round_id for each in found.rounds]
+        if round_id is not None and round_id not in there:
+            hint = f"there are rounds {there[0]} to {there[-1]}" if there else "no round has begun yet"
+            raise ConfigError("there is no such round", where=f"ROUND = {round_id}", hint=hint)
+        facts = facts_of(found, round_id=round_id, device=device)
+        if device is not None and not facts["rounds"]:
+            hint = "`explain RUN ROUND` lists the devices of a round; one that was never given work has no row"
+            raise ConfigError("no round concerns this device", where=f"--device {device}", hint=hint)
+        if as_json:
+            typer.echo(json.dumps(facts))
+        elif device is not None:
+            _print(lambda tables: tables.device_table(found, device, round_id=round_id))
+        elif round_id is not None:
+            _print(lambda tables: tables.round_table(found, found.rounds[there.index(round_id)]))
+        else:
+            _print(lambda tables: tables.rounds_table(found))
 
 
 @app.command()
@@ -186,6 +254,21 @@ def repair_run(
         typer.echo(json.dumps(dataclasses.asdict(report), default=str) if as_json else "\n".join(report.lines()))
         if not report.is_whole:
             raise typer.Exit(1)
+
+
+def _print(picture: "Callable[[ModuleType], RenderableType]") -> None:
+    """Draw a table: on a terminal as wide as it is, elsewhere plain and as wide as its lines."""
+    from rich.console import Console
+
+    from aggregator import explained_tables
+
+    if sys.stdout.isatty():
+        Console().print(picture(explained_tables))
+        return
+    console = Console(width=1000)
+    with console.capture() as capture:
+        console.print(picture(explained_tables))
+    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 @contextmanager

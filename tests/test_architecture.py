@@ -40,6 +40,7 @@ PURE = {
     "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire", "wire_fields"},
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
+        *("explained_causes", "explained_rounds", "explained_tables", "explanation", "fairness", "lease_accounts"),
         *("admission", "announcements", "commands", "config", "disk_budget", "drawing", "events"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
