@@ -12,12 +12,12 @@ import structlog
 
 from aggregator.history import COUNTS, RoundSummary, RunHistory
 
-__all__ = ["save_plot"]
+__all__ = ["COLOURS", "MAX_BARS", "save_plot"]
 
 log = structlog.get_logger(__name__)
 
 # Okabe and Ito's palette: told apart by people who do not see red and green as different
-_COLOURS = {
+COLOURS = {
     "accepted": "#009E73",
     "discarded": "#56B4E9",
     "rejected": "#D55E00",
@@ -119,9 +119,9 @@ def _draw_reports(axes: Any, rounds: Sequence[RoundSummary]) -> None:
         above = [b + c for b, c in zip(below, counts, strict=True)]
         label = f"{name} {sum(counts)}"
         if len(rounds) <= MAX_BARS:
-            axes.bar(x, counts, bottom=below, width=0.8, color=_COLOURS[name], label=label)
+            axes.bar(x, counts, bottom=below, width=0.8, color=COLOURS[name], label=label)
         else:
-            axes.fill_between(x, below, above, step="mid", color=_COLOURS[name], label=label, linewidth=0)
+            axes.fill_between(x, below, above, step="mid", color=COLOURS[name], label=label, linewidth=0)
         below = above
     abandoned = [(r.round_id, b + 0.7) for r, b in zip(rounds, below, strict=True) if r.outcome == "abandoned"]
     if abandoned:

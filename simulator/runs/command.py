@@ -1,8 +1,10 @@
 """`python -m simulator run`: a whole fleet in virtual time, on this machine, with the code that runs on the devices."""
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +15,13 @@ from shared.errors import ConfigError, FederationError
 from shared.logs import LogLevel, set_up_logs
 from shared.task import load_task
 from simulator.run_settings import settings_of
+from simulator.runs.comparison import Comparison
 from simulator.runs.executors import Executor, Inline, Processes
+from simulator.runs.pictures import draw_report
 from simulator.runs.progress import Progress
 from simulator.runs.report import Report, report_of
 from simulator.runs.scratch import scratch
-from simulator.runs.simulation import INTERRUPTED, Simulation
+from simulator.runs.simulation import INTERRUPTED, LIMIT, Simulation
 from simulator.scenario import Executor as ExecutorName
 from simulator.scenario import Scenario
 from simulator.scenarios.trace_files import read_traces
@@ -26,6 +30,8 @@ from simulator.virtual_time import run_in_virtual_time
 __all__ = ["run"]
 
 INTERRUPTED_CODE = 130
+PICTURES = ("learning.png", "rounds.png")
+NO_PICTURES = "no round has ended, or matplotlib is not installed (pip install 'fedmq[plot]')"
 
 
 def run(
@@ -35,32 +41,62 @@ def run(
     executor: Annotated[
         ExecutorName | None, typer.Option(help="Where trainings are computed; the result is the same to the bit.")
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run several scenarios, and draw them side by side.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live one.")] = False,
     log_level: Annotated[LogLevel, typer.Option(help="What goes to standard error.")] = "error",
 ) -> None:
     """Run a fleet in virtual time: the real services on a broker in memory, an hour of them in seconds.
 
-    Training is real, its duration is that of the device's class. The run's folder gets report.json beside the model,
-    the journal and the history. Ctrl-C ends it with what there is.
+    Training is real, its duration is that of the device's class. The run's folder gets report.json and pictures beside
+    the model, the journal and the history. Ctrl-C ends it with what there is. --compare a.toml b.toml runs one after
+    the other, and draws their curves over virtual time, bytes and device-seconds.
 
     Exit codes: 0 the run finished, 1 its time was up or something broke, 2 the scenario cannot work, 130 interrupted.
     """
     set_up_logs(log_level)
+    reports: list[Report] = []
     try:
-        reports = [
-            simulate(path, seed=seed, folder=folder, executor=executor, is_silent=as_json, is_live=not plain)
-            for path in scenarios
-        ]
+        if compare != (len(scenarios) > 1):
+            raise ConfigError("several scenarios are run with --compare, and --compare needs several")
+        for path in scenarios:
+            reports.append(
+                simulate(path, seed=seed, folder=folder, executor=executor, is_silent=as_json, is_live=not plain)
+            )
+            if reports[-1].fields["cause"] == INTERRUPTED:
+                break
+            if compare and not as_json:
+                typer.echo(f"{path.name}: {reports[-1].folder}")
+        compared = Comparison(reports) if compare else None
     except FederationError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code if isinstance(error, ConfigError) else 1) from error
-    for report in reports:
-        for line in [report.as_json()] if as_json else [*report.lines(), f"Report:   {report.folder / 'report.json'}"]:
+    if compared is None:
+        _print(reports[0], as_json=as_json)
+    else:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        paths = compared.save(reports[0].folder.parent / f"compare-{stamp}")
+        lines = [json.dumps(compared.fields())] if as_json else [*compared.lines(), *map(str, paths)]
+        for line in lines:
             typer.echo(line)
     causes = {report.fields["cause"] for report in reports}
     if INTERRUPTED in causes:
         raise typer.Exit(INTERRUPTED_CODE)
+    if LIMIT in causes:
+        raise typer.Exit(1)
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(report.as_json())
+        return
+    pictures = [str(path) for name in PICTURES if (path := report.folder / name).exists()]
+    for line in report.lines():
+        typer.echo(line)
+    typer.echo(f"Report:   {report.folder / 'report.json'}")
+    typer.echo(f"Pictures: {', '.join(pictures) or 'none: ' + NO_PICTURES}")
 
 
 def simulate(
@@ -97,6 +133,8 @@ def simulate(
             simulated = run_in_virtual_time(simulation.run())
     report = report_of(simulated, scenario, settings, final, executor=scenario.executor, file=path)
     report.save()
+    if settings.output.plot:
+        draw_report(report)
     return report
 
 

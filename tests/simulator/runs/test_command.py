@@ -67,3 +67,20 @@ def test_mistake_in_a_scenario_is_exit_two(tmp_path: Path, text: str, says: str)
     result = CliRunner().invoke(app, ["run", str(path), "--folder", str(tmp_path / "runs")])
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_compared_runs_are_drawn_side_by_side(tmp_path: Path) -> None:
+    """One after the other, with a table, a JSON and a picture."""
+    paths = [str(_written(tmp_path, name=name)) for name in ("a.toml", "b.toml")]
+    result = CliRunner().invoke(app, ["run", "--compare", *paths, "--folder", str(tmp_path / "runs"), "--plain"])
+    assert result.exit_code == 0, result.output
+    assert "comparison.json" in result.stdout
+    (written,) = (tmp_path / "runs").glob("compare-*/comparison.json")
+    assert [run["scenario"] for run in json.loads(written.read_text())["runs"]] == ["a.toml", "b.toml"]
+
+
+def test_several_scenarios_without_compare_are_a_mistake(tmp_path: Path) -> None:
+    """As is --compare with one."""
+    path = str(_written(tmp_path))
+    assert CliRunner().invoke(app, ["run", path, path]).exit_code == 2
+    assert CliRunner().invoke(app, ["run", "--compare", path]).exit_code == 2
