@@ -9,7 +9,7 @@ anything (`rehearsal.py`, `fleet.py`).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -65,7 +65,7 @@ class DeviceGroup(_Section):
     faults: DeviceFaults = Field(NO_FAULTS, description="what goes wrong on each")
     killed_in_upload: bool = Field(
         False,
-        description="each is a process of its own that is killed (SIGKILL) in mid-upload, for good; rehearse only",
+        description="each is killed (SIGKILL) in mid-upload, for good; in a rehearsal it has a process of its own",
     )
 
 
@@ -243,8 +243,8 @@ class PlannedDevice:
     class_name: str
     device_class: DeviceClass
     link: LinkProfile
-    availability: Availability
-    eligibility: EligibilitySettings
+    availability: Availability = field(hash=False)
+    eligibility: EligibilitySettings = field(hash=False)
     faults: DeviceFaults
     killed_in_upload: bool
 

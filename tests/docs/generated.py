@@ -26,6 +26,11 @@ from edge_client.phases import TRANSITIONS as DEVICE_PHASES
 from edge_client.phases import Phase as DevicePhase
 from shared import messages, topics
 from shared.errors import Reason
+from simulator.scenario import DeviceGroup, Scenario
+from simulator.scenarios.availability import Availability
+from simulator.scenarios.device_classes import ClassSettings
+from simulator.scenarios.faults import DeviceFaults, FleetFault
+from tests.docs.scenario_tables import CLASS_HEAD, LINK_HEAD, class_rows, link_rows
 from tests.test_architecture import PACKAGES, PURE
 
 __all__ = ["PAGES", "Page", "blocks", "rewritten"]
@@ -192,7 +197,8 @@ def settings_table(kind: type[BaseModel], *, without: Sequence[str] = ()) -> Tab
 
 
 def _settings_rows(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in kind.model_fields.items():
+    for python_name, field in kind.model_fields.items():
+        name = field.alias or python_name
         table = next((each for each in _alternatives(field.annotation) if _is_section(each)), None)
         if table is not None:
             yield from _settings_rows(table, f"{prefix}{name}.")
@@ -290,6 +296,19 @@ PAGES: Sequence[Page] = (
             "leases": transition_table(LEASES),
             "lease diagram": partial(diagram, LeaseState.OUTSTANDING, LEASES),
             "device diagram": partial(diagram, DevicePhase.IDLE, DEVICE_PHASES),
+        },
+    ),
+    Page(
+        "docs/simulator.md",
+        {
+            "keys of a scenario": settings_table(Scenario, without=["classes", "devices", "faults"]),
+            "keys of a group": settings_table(DeviceGroup, without=["link", "availability", "eligibility", "faults"]),
+            "keys of availability": settings_table(Availability),
+            "keys of device faults": settings_table(DeviceFaults),
+            "keys of fleet faults": settings_table(FleetFault),
+            "keys of a class": settings_table(ClassSettings),
+            "classes": Table(CLASS_HEAD, class_rows()),
+            "links": Table(LINK_HEAD, link_rows()),
         },
     ),
     Page("docs/architecture.md", {f"rooms of {package}": partial(rooms, package) for package in PACKAGES}),
