@@ -1,9 +1,11 @@
 """A task whose training takes the seconds that a scenario says, and not those of this machine.
 
-Each batch of a device that is to take 0.4 s takes 0.4 s: what is left after the computing is slept through, which costs
-no processor, so that fifty devices can train at the same time on two. A batch that computes for longer than that takes
-what it takes. As in virtual time (`runs/training_time.py`), an evaluation, and a training that never calls `progress`,
-take as long as one batch, and a training that is cancelled ends with its batch.
+A training of ten batches on a device that is to take 0.4 s a batch takes 4 s: it is computed at once, and what is left
+is slept through afterwards, batch by batch. Sleeping costs no processor, so that fifty devices can train at the same
+time on two; and it is done outside of the task, for a `TorchTask` lets one training of a process compute at a time. One
+that computes for longer than it is to take takes what it takes. As in virtual time (`runs/training_time.py`), an
+evaluation, and a training that never calls `progress`, take as long as one batch; a training ends with the batch in
+which it is cancelled, or in which `max_seconds` are over.
 
 A device may also drop out in the midst of a training, as the scenario says: that is the end of its process.
 """
@@ -54,18 +56,25 @@ class PaddedTask:
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """Train, and take the seconds that it is to take."""
         share = self._drops_out() if self._drops_out is not None else None
-        begun, said = self._clock(), False
+        begun, done, planned = self._clock(), 0, 0
 
-        def padded(steps_done: int, n_steps: int, **metrics: float) -> bool:
-            nonlocal said
-            said = True
-            self._wait_until(begun + steps_done * self._batch_s)
-            if share is not None and steps_done >= max(1, math.ceil(share * n_steps)):
+        def computed(steps_done: int, n_steps: int, **metrics: float) -> bool:
+            nonlocal done, planned
+            done, planned = steps_done, n_steps
+            if self._clock() >= begun + steps_done * self._batch_s and not work.progress(
+                steps_done, n_steps, **metrics
+            ):
+                return False  # this machine is the slower one: it is asked as it goes
+            return work.max_seconds is None or steps_done * self._batch_s < work.max_seconds
+
+        trained = self._task.train(parameters, replace(work, progress=computed), client)
+        last = max(1, math.ceil(share * planned)) if share is not None else math.inf
+        for step in range(1, done + 1):
+            self._wait_until(begun + step * self._batch_s)
+            if step >= last:
                 self._die()
-            return work.progress(steps_done, n_steps, **metrics)
-
-        trained = self._task.train(parameters, replace(work, progress=padded), client)
-        if not said:
+            work.progress(step, planned)  # raises when the training was cancelled
+        if not done:
             self._wait_until(begun + self._batch_s)
         return trained
 

@@ -44,7 +44,7 @@ class Steps:
         return Evaluated(num_examples=7, metrics={})
 
 
-def work(progress: Callable[..., bool]) -> Work:
+def work(progress: Callable[..., bool], *, max_seconds: float | None = None) -> Work:
     """An order whose progress is the test's."""
     return Work(
         round_id=1,
@@ -52,7 +52,7 @@ def work(progress: Callable[..., bool]) -> Work:
         algorithm="fedavg",
         epochs=1,
         max_steps=None,
-        max_seconds=None,
+        max_seconds=max_seconds,
         batch_size=1,
         learning_rate=0.1,
         options={},
@@ -99,7 +99,7 @@ def test_cancelled_training_ends_with_its_batch() -> None:
 def test_training_whose_time_is_up_ends_with_its_batch() -> None:
     """Equal seconds of work: with 0.5 s a batch and 1.2 s in all, three batches."""
     clock = Clock()
-    trained = padded(clock).train({}, work(lambda *_, **__: clock.now < 101.2), CLIENT)
+    trained = padded(clock).train({}, work(lambda *_, **__: True, max_seconds=1.2), CLIENT)
     assert trained.n_steps == 3
     assert clock.now - 100 == pytest.approx(1.5)
 
@@ -110,6 +110,41 @@ def test_training_that_says_nothing_and_evaluation_take_one_batch() -> None:
     padded(clock, n_steps=0).train({}, work(lambda *_, **__: True), CLIENT)
     padded(clock).evaluate({}, CLIENT, {})
     assert clock.now - 100 == pytest.approx(1.0)
+
+
+def test_machine_that_is_slower_than_the_device_is_asked_as_it_goes() -> None:
+    """It stops where its own time is up, after two batches of 0.7 s."""
+    clock = Clock()
+    trained = padded(clock, compute_s=0.7).train({}, work(lambda *_, **__: clock.now < 101.2), CLIENT)
+    assert trained.n_steps == 2
+
+
+def test_sleeping_is_done_when_the_task_has_returned() -> None:
+    """A task that lets one training compute at a time does not keep the others waiting for seconds."""
+    clock, computed_at = Clock(), list[float]()
+
+    class Noting(Steps):
+        def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+            trained = super().train(parameters, work, client)
+            computed_at.append(clock.now)
+            return trained
+
+    task = PaddedTask(Noting(clock, 10, 0.01), 0.5, clock=clock, sleep=clock.pass_by)
+    task.train({}, work(lambda *_, **__: True), CLIENT)
+    assert computed_at == [pytest.approx(100.1)]
+    assert clock.now == pytest.approx(105.0)
+
+
+def test_progress_follows_the_seconds_and_never_falls() -> None:
+    """What a device shows while it sleeps is the batch that is over."""
+    clock, shown = Clock(), list[tuple[int, float]]()
+
+    def progress(steps_done: int, n_steps: int, **metrics: float) -> bool:
+        shown.append((steps_done, round(clock.now - 100, 6)))
+        return True
+
+    padded(clock, n_steps=3).train({}, work(progress), CLIENT)
+    assert shown == [(1, 0.5), (2, 1.0), (3, 1.5)]
 
 
 def test_device_drops_out_where_it_is_said_to() -> None:
