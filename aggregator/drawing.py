@@ -47,7 +47,7 @@ class Drawing:
         Raises:
             ConfigError: the rule of a user's own failed, or named whom it must not.
         """
-        if round_id != self._round_id and self._settings.round.mode == "sync":
+        if round_id != self._round_id and self._settings.round.outstanding is None:
             self._ahead.clear()
         self._round_id = round_id
         taken: dict[str, None] = {}
@@ -78,18 +78,19 @@ class Drawing:
         draw = Draw(seed=seed, round_id=round_id, n_asked=self._records.n_asked, utilities=self._records.utilities)
         where = f"selection.rule = {self._settings.selection.rule}"
         try:
-            drawn = list(self._rule.draw(described, size, draw))
+            drawn: list[object] = list(self._rule.draw(described, size, draw))
         except Exception as error:  # a user's own may raise anything
             raise ConfigError(f"draw() failed with {type(error).__name__}: {error}", where=where) from error
-        strangers = [device for device in drawn if device not in candidates]
-        if strangers:
-            raise ConfigError(f"draw() named {strangers[0]!r}, who is no candidate", where=where)
-        if len(set(drawn)) < len(drawn):
-            twice = next(device for device in drawn if drawn.count(device) > 1)
-            raise ConfigError(f"draw() named {twice} twice", where=where)
-        if len(drawn) > size:
-            raise ConfigError(f"draw() named {len(drawn)} devices where {size} are wanted", where=where)
-        return drawn
+        named: dict[str, None] = {}
+        for device in drawn:
+            if not isinstance(device, str) or device not in candidates:
+                raise ConfigError(f"draw() named {device!r}, who is no candidate", where=where)
+            if device in named:
+                raise ConfigError(f"draw() named {device} twice", where=where)
+            named[device] = None
+        if len(named) > size:
+            raise ConfigError(f"draw() named {len(named)} devices where {size} are wanted", where=where)
+        return list(named)
 
 
 def built_in_rule(settings: SelectionSettings) -> SelectionRule:

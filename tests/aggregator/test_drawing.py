@@ -96,6 +96,7 @@ def test_rule_that_names_fewer_is_asked_once() -> None:
     [
         (lambda candidates, size: ["stranger"], "named 'stranger', who is no candidate"),
         (lambda candidates, size: [7], "named 7, who is no candidate"),
+        (lambda candidates, size: [["d00001"]], "who is no candidate"),
         (lambda candidates, size: ["d00001", "d00001"], "named d00001 twice"),
         (lambda candidates, size: in_order(candidates, size + 1), "named 4 devices where 3 are wanted"),
         (lambda candidates, size: None, "failed with TypeError: 'NoneType' object is not iterable"),
