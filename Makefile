@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench torture fuzz thin compose constraints schedules
+.PHONY: help demo test check bench torture fuzz thin compose constraints schedules studies
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ fuzz: .venv/ready ## a million hostile payloads on every topic, both ways; ARGS=
 
 thin: .venv/ready ## 1 MiB down and up at 8 kB/s, at 2 kB/s and through resets, over a real broker; twenty minutes
 	@$(PY) -m simulator rehearse examples/thin.toml
+
+studies: .venv/ready ## what modes, windows, selection, quotas and weights are worth, in virtual time; two minutes
+	@scripts/studies.sh
 
 compose: ## a fleet in containers under chaos, to its last round; then the report
 	@scripts/compose.sh

@@ -66,7 +66,7 @@ class ExplainedLease:
         reason: of the journal's outcome, None for one that counted or is open.
         into: the version it counted for; None: for none.
         staleness: of what counted.
-        weight: of what counted, 0 otherwise.
+        weight: of what counted, damped by its staleness; 0 otherwise.
         is_voided: whether it was thrown away after it had counted.
         seconds: from the lease to its end; None: not known.
         time: where they went; None: not known.

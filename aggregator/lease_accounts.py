@@ -175,7 +175,7 @@ class LeaseAccounts:
             cause=cause,
             into=record.into,
             staleness=late,
-            weight=record.weight,
+            weight=record.weight * record.discount,
             seconds=record.seconds,
             time=_split_of_accept(record, line),
             is_resumed=line is not None and line.is_resumed,

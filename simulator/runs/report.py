@@ -113,7 +113,7 @@ def report_of(
         for each, cost in zip(history.rounds, costs, strict=True)
         if each.outcome == "committed" and stop.metric in each.metrics
     ]
-    curve = Curve(name=folder.name, metric=stop.metric, is_falling=stop.is_falling, points=points)
+    curve = Curve(name=file.stem, metric=stop.metric, is_falling=stop.is_falling, points=points)
     target = stop.at_least if stop.at_least is not None else stop.at_most
     to_target = None if target is None else reached(curve, target)
     seconds = sorted(each.seconds for each in history.rounds if each.outcome == "committed")
@@ -154,7 +154,7 @@ def report_of(
             "peak_memory_bytes": simulated.peak_memory_bytes,
         },
     }
-    return Report(name=folder.name, folder=folder, fields=fields, curve=curve, rounds=history.rounds, by_class=by_class)
+    return Report(name=file.stem, folder=folder, fields=fields, curve=curve, rounds=history.rounds, by_class=by_class)
 
 
 UNSTABLE = frozenset({"run", "output", "broker"})
