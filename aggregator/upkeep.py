@@ -18,7 +18,7 @@ import structlog
 
 from aggregator.events import DiskFree, DiskLow, DiskSeen, Event
 from aggregator.opening import OpenRun
-from aggregator.phases import PauseCause
+from aggregator.phases import PauseCause, Phase
 from aggregator.publishing import KEPT_VERSIONS
 from aggregator.records import RoundClock
 from aggregator.run_folder import RunFolder
@@ -65,6 +65,7 @@ class Upkeep:
         self._opened, self._run_blocking, self._tell, self._wall = opened, run_blocking, tell, wall
         self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._is_small = self._is_low = False
+        self._waits_for_quotas = False
         self._failures = Failures()
 
     def put(self, chore: Callable[[], Awaitable[None]]) -> None:
@@ -98,6 +99,7 @@ class Upkeep:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            self._warn_of_quotas()
             try:
                 await self._store_clock()
                 is_low = await self.look()
@@ -113,6 +115,21 @@ class Upkeep:
     @property
     def _is_paused(self) -> bool:
         return PauseCause.DISK in self._opened.machine.pausing.causes
+
+    def _warn_of_quotas(self) -> None:
+        """Say once that a round does not begin because everybody else has had a share."""
+        machine, now = self._opened.machine, asyncio.get_running_loop().time()
+        need, n_barred = machine.settings.round.quorum_count, machine.invitations.n_barred(now)
+        has_to_wait = machine.phase is Phase.WAITING and n_barred > 0 and machine.n_at_hand(now) < need
+        if has_to_wait and not self._waits_for_quotas:
+            log.warning(
+                "waiting_for_quotas",
+                barred=n_barred,
+                have=machine.n_at_hand(now),
+                need=need,
+                hint="lower selection.min_separation or raise max_per_day, or add devices",
+            )
+        self._waits_for_quotas = has_to_wait
 
     async def _store_clock(self) -> None:
         """Store where the timers stand, for a restart."""

@@ -195,3 +195,15 @@ async def test_timers_are_stored_for_a_restart(tmp_path: Path) -> None:
         assert left_s is not None
         assert fleet.status.seconds_left is not None
         assert left_s - 8.0 < fleet.status.seconds_left < left_s + 8.0
+
+
+async def test_round_that_waits_for_quotas_says_so_once(tmp_path: Path) -> None:
+    """Three devices, each of which may take part in every tenth round: the log and the status name the cause."""
+    settings = a_run(tmp_path, selection={"min_separation": 10})
+    with structlog.testing.capture_logs() as logs:
+        async with Fleet(settings, LinearTask(), tmp_path) as fleet:
+            await begin(fleet)
+            await fleet.until(lambda: fleet.status and "barred_by_quota: 3" in fleet.status.causes)
+            await asyncio.sleep(60.0)
+    (said,) = [line for line in logs if line["event"] == "waiting_for_quotas"]
+    assert (said["barred"], said["have"], said["need"]) == (3, 0, 3)

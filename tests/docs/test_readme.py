@@ -27,7 +27,7 @@ TRIED_FOR_REAL = (
     *("python -m broker", "python -m edge_client", "mosquitto_sub"),
     *(
         f"python -m aggregator {word}"
-        for word in ("check", "run", "watch", "pause", "resume", "stop", "export", "repair")
+        for word in ("check", "run", "watch", "pause", "resume", "stop", "export", "repair", "explain")
     ),
 )
 TRIED_HERE = ("pytest",)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.generated import ROOT
-from tests.docs.readme import command, snippet, write_walkthrough
+from tests.docs.readme import command, commands, snippet, write_walkthrough
 
 PRINTED_URL = "mqtt://127.0.0.1:1883"
 PATIENCE_S = 60
@@ -110,6 +110,11 @@ def test_for_real_works_as_printed(tmp_path: Path) -> None:
         for looks in ("repair", "outbox"):
             looked = reader.types(*command(looks))
             assert (looked.returncode, looked.stderr) == (0, "")
+        assert reader.types(*command("conditions")).returncode == 0
+        explained = [reader.types(*each) for each in commands() if "explain" in each]
+        assert [(each.returncode, each.stderr) for each in explained] == [(0, "")] * 3
+        assert "pi-7" in explained[1].stdout
+        assert "Jain's index" in explained[2].stdout
         assert reader.types(*command("export")).returncode == 0
         loaded = reader.types("python", "-c", snippet("from safetensors") + "print(net.weight.item())")
         assert (loaded.returncode, loaded.stderr) == (0, "")
