@@ -45,7 +45,7 @@ def test_round_is_written_as_the_difference_to_the_one_before(path: Path) -> Non
     assert second.totals["accepted"] == 25
     assert second.bytes_down == 10
     assert second.participants == ("a", "b")
-    assert first.ended_at == "2023-11-14T22:13:20+00:00"
+    assert first.ended_at == "2023-11-14T22:13:20.000+00:00"
 
 
 def test_history_goes_on_after_a_restart(path: Path) -> None:
