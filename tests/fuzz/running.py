@@ -38,6 +38,8 @@ BOOKS_EVERY = 500
 SHOWN_BYTES = 200
 LONGEST_S = 5.0
 """Of computing for one payload: what takes longer will not end."""
+RINGS_UNHEARD = 10
+"""So often the clock rings for a turn of the loop that does not come."""
 _TOLD = frozenset({"chunk_refused", "index_refused", "report_settled", "lease_ended", "work_begun", "turned_away"})
 """What a device says of the payloads that it believed, or found wrong only later."""
 
@@ -114,7 +116,7 @@ def fuzz(
     configured = structlog.get_config()
     with open(os.devnull, "w", errors="backslashreplace") as nowhere, tempfile.TemporaryDirectory(dir=folder) as place:
         _set_up_logs(found, nowhere)
-        before = signal.signal(signal.SIGVTALRM, _takes_too_long)
+        before = signal.getsignal(signal.SIGVTALRM)
         try:
             begun, rss = time.perf_counter(), 0
             for at in range(first, first + n, life):
@@ -140,11 +142,16 @@ class _Life:
         self._found, self._folder, self._first, self._say = found, folder, first, say
         self._seed = f"{seed}/{first}"
         self._unretrieved: list[BaseException] = []
+        self._n_rings = 0
+        self._task: asyncio.Task[None]
         self._index, self._world, self._payload = first, "", Payload("", b"")
 
     async def run(self, n: int) -> None:
         """Live through so many payloads."""
-        rng = Random(self._seed)
+        rng, task = Random(self._seed), asyncio.current_task()
+        assert task is not None
+        self._task = task
+        signal.signal(signal.SIGVTALRM, self.ring)
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         up = AggregatorWorld(self._folder / "aggregator", Random(f"{self._seed}/up"))
         down = DeviceWorld(self._folder / "device", Random(f"{self._seed}/down"))
@@ -152,12 +159,19 @@ class _Life:
         for i in range(self._first, self._first + n):
             world: World = up if rng.random() < UPWARD_SHARE else down
             self._index, self._world = i, world.name
-            # again and again: raised within a callback of the loop, it would be logged and forgotten
-            signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S, LONGEST_S / 10)
+            self._n_rings = 0
+            signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S, LONGEST_S / RINGS_UNHEARD)
             try:
                 self._payload = world.draw()
                 await self._take(world, self._payload, lanes)
                 self._check(worlds, is_thorough=not i % BOOKS_EVERY)
+            except asyncio.CancelledError:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+                if not self._n_rings:
+                    raise
+                self._task.uncancel()
+                self.fails(_no_end())
+                break
             except Exception as error:
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
                 self.fails(error)
@@ -171,6 +185,17 @@ class _Life:
                 await each.close()
             except Exception as error:
                 self.fails(error)
+
+    def ring(self, number: int, frame: object) -> None:
+        """A payload takes too long: end it at the next turn of the loop, or, where none comes, right here.
+
+        Raised here, it may meet a callback, or a coroutine that is thrown away: then it would be logged and forgotten.
+        """
+        self._n_rings += 1
+        if self._n_rings == 1:
+            self._task.get_loop().call_soon(self._task.cancel)
+        elif self._n_rings > RINGS_UNHEARD:
+            raise _no_end()
 
     def _check(self, worlds: Sequence[World], *, is_thorough: bool) -> None:
         if self._unretrieved:
@@ -221,8 +246,8 @@ def _set_up_logs(found: Found, stream: TextIO) -> None:
     )
 
 
-def _takes_too_long(number: int, frame: object) -> None:
-    raise InvalidState(f"a payload has been computed for {LONGEST_S:g} s, and there is no end")
+def _no_end() -> InvalidState:
+    return InvalidState(f"a payload has been computed for {LONGEST_S:g} s, and there is no end")
 
 
 def _rss() -> int:
