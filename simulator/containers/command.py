@@ -109,6 +109,13 @@ def chaos(scenario: ScenarioPath, folder: Folder = RUNS, run: Run = "compose") -
 
 def _read(scenario: Path, folder: Path, run: str) -> tuple[Scenario, Settings, Path]:
     fleet = load_settings(Scenario, scenario)
+    for device in fleet.plan():
+        if device.is_alone:
+            raise ConfigError(
+                f"devices.{device.group}: containers do not carry out faults, absences or killed_in_upload of a group",
+                where=str(scenario),
+                hint="let [[faults]] strike the fleet, or use `python -m simulator rehearse`",
+            )
     settings, task_folder = settings_of(fleet, scenario, folder)
     return fleet, settings.model_copy(update={"run": run}), task_folder
 
