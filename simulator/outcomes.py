@@ -31,18 +31,18 @@ class ClassOutcomes:
     """What became of the leases of one class; shares are of all of them."""
 
     accepted: int = 0
-    late: int = 0
+    too_late: int = 0
     lost: int = 0
     devices: set[str] = field(default_factory=set)
 
     @property
     def leases(self) -> int:
         """All of them."""
-        return self.accepted + self.late + self.lost
+        return self.accepted + self.too_late + self.lost
 
     def shares(self) -> dict[str, float]:
-        """Return accepted, late and lost as shares of all leases; zeros where there are none."""
-        return {name: getattr(self, name) / max(1, self.leases) for name in ("accepted", "late", "lost")}
+        """Return accepted, too late and lost as shares of all leases; zeros where there are none."""
+        return {name: getattr(self, name) / max(1, self.leases) for name in ("accepted", "too_late", "lost")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Outcomes:
         every = self.by_class.values()
         return ClassOutcomes(
             accepted=sum(each.accepted for each in every),
-            late=sum(each.late for each in every),
+            too_late=sum(each.too_late for each in every),
             lost=sum(each.lost for each in every),
             devices=set().union(*(each.devices for each in every)),
         )
@@ -101,7 +101,7 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
             became[lease] = "accepted"
         elif row.kind == "outcome":
             is_late = row.body["outcome"] in LATE and not row.body.get("is_lost")
-            became.setdefault(lease, "late" if is_late else "lost")
+            became.setdefault(lease, "too_late" if is_late else "lost")
     by_class: dict[str, ClassOutcomes] = defaultdict(ClassOutcomes)
     for lease, row in leases.items():
         device: str = row.body["device"]

@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def shares_off(self) -> Mapping[str, float]:
-        """By how much the simulator's share of all leases is larger, for accepted, late and lost."""
+        """By how much the simulator's share of all leases is larger, for accepted, too late and lost."""
         real, virtual = self.real.total.shares(), self.virtual.total.shares()
         return {name: virtual[name] - real[name] for name in real}
 
@@ -66,7 +66,7 @@ class Comparison:
         for name, off in self.shares_off.items():
             real, virtual = self.real.total.shares()[name], self.virtual.total.shares()[name]
             apart = f"{100 * off:+7.1f} pt{100 * SHARES_WITHIN:7.0f} pt"
-            yield f"{f'{name}, of leases':24}{real:12.1%}{virtual:12.1%}{apart}"
+            yield f"{f'{name}, of leases'.replace('_', ' '):24}{real:12.1%}{virtual:12.1%}{apart}"
         for kind in sorted({*self.real.by_class, *self.virtual.by_class}):
             sides = [side.by_class.get(kind, ClassOutcomes()) for side in (self.real, self.virtual)]
             yield f"  {f'{kind}, accepted':22}" + "".join(f"{side.shares()['accepted']:12.1%}" for side in sides)

@@ -72,7 +72,7 @@ class RunReport:
 
     def _classes(self) -> Iterator[str]:
         for name, each in {**self.outcomes.by_class, "all": self.outcomes.total}.items():
-            shares = ", ".join(f"{share:.0%} {how}" for how, share in each.shares().items())
+            shares = ", ".join(f"{share:.0%} {how}".replace("_", " ") for how, share in each.shares().items())
             yield f"Leases:   {name}: {each.leases} to {len(each.devices)} devices: {shares}"
 
     def _chaos(self) -> str:

@@ -81,7 +81,7 @@ class Report:
             f"Result:   {metric['name']} {last} after {totals['committed']} rounds"
             f"{f', {n} abandoned' if (n := totals['abandoned']) else ''}{target}",
             f"Rounds:   median {_seconds(rounds['median'])}, p95 {_seconds(rounds['p95'])}",
-            f"Leases:   {leases['accepted']} accepted, {leases['late']} late, {leases['lost']} lost; "
+            f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, {leases['lost']} lost; "
             f"{totals['fits']} fits",
             f"Traffic:  {size_text(totals['bytes_up'])} up, {size_text(totals['bytes_down'])} down, over all links",
             f"Devices:  {_hours(seconds['training'])} training, {_hours(seconds['radio'])} with the radio on, "
@@ -192,7 +192,7 @@ def _outcomes(folder: Path) -> Outcomes | None:
 
 def _leases(outcomes: Outcomes | None) -> dict[str, int]:
     total = None if outcomes is None else outcomes.total
-    return {name: getattr(total, name, 0) for name in ("leases", "accepted", "late", "lost")}
+    return {name: getattr(total, name, 0) for name in ("leases", "accepted", "too_late", "lost")}
 
 
 def _spent(spent: Spent) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _classes(scenario: Scenario, spent: Mapping[str, Spent], outcomes: Outcomes 
         name: {
             "devices": counts[name],
             "participated": len(each.devices) if (each := by_class.get(name)) else 0,
-            **{how: getattr(each, how, 0) for how in ("leases", "accepted", "late", "lost")},
+            **{how: getattr(each, how, 0) for how in ("leases", "accepted", "too_late", "lost")},
             **_spent(sums[name]),
         }
         for name in sorted(counts)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from aggregator.config import Settings
+from aggregator.phases import PauseCause, Phase
 from aggregator.results import RunResult
 from broker.simulated import SimulatedBroker
 from edge_client.config import EdgeSettings
@@ -262,6 +263,7 @@ class Simulation:
         shown = 0.0
         while True:
             await asyncio.sleep(TICK_S)
+            _refuse_pause(fleet.status, loop.time())
             wall_s = time.monotonic() - began
             if wall_s - shown >= SHOW_EVERY_S:
                 shown = wall_s
@@ -295,3 +297,15 @@ class Simulation:
                     radio_s=sum(radio_s(each, device.link) for each, device in zip(traffic, plan, strict=True)),
                 )
             )
+
+
+def _refuse_pause(status: AggregatorStatus | None, now: float) -> None:
+    """End a run that has paused for an error: in a simulation nobody resumes it.
+
+    Raises:
+        FederationError: with the cause.
+    """
+    causes = status.causes if status is not None and status.phase == Phase.PAUSED else []
+    for cause in causes:
+        if cause.startswith(f"{PauseCause.ERROR}:"):
+            raise FederationError(f"the aggregator paused at {now:.0f} s of virtual time, {cause}")

@@ -102,7 +102,7 @@ def _check_order(rows: list[tuple[float, float, str]], row: tuple[float, float, 
         raise ConfigError(
             f"a gap: nothing is said of device {device} from {end_s:g} to {row[0]:g} s",
             where=where,
-            hint="give it a row of its own, up or down",
+            hint="give it a row of its own, up or down; the rows of a device stand in the order of their times",
         )
     if row[0] < end_s:
         raise ConfigError(

@@ -10,7 +10,7 @@ def outcomes(
     median_s: float = 5.0, *, accepted: int = 80, late: int = 15, lost: int = 5, done: bool = True
 ) -> Outcomes:
     """A run whose rounds were all alike."""
-    counted = ClassOutcomes(accepted=accepted, late=late, lost=lost, devices={"a-1"})
+    counted = ClassOutcomes(accepted=accepted, too_late=late, lost=lost, devices={"a-1"})
     return Outcomes(
         committed=2, abandoned=0, seconds=[median_s] * 2, by_class={"a": counted}, starts=1, is_finished=done
     )

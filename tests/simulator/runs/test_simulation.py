@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, FederationError
 from shared.task import Arrays, Client, Trained, Work
 from simulator.runs.simulation import LIMIT
 from simulator.scenario import Scenario
@@ -49,7 +49,7 @@ def test_device_that_is_slow_and_makes_progress_keeps_its_lease(tmp_path: Path) 
     slow = _one_class(40, round={"lease_s": 120, "window_s": {"min": 2000, "max": 2000}, "report_goal": 2})
     report = simulated(slow, tmp_path)[1]
     assert report.fields["totals"]["outcomes"]["expired"] == 0
-    assert report.fields["totals"]["leases"] == {"leases": 4, "accepted": 4, "late": 0, "lost": 0}
+    assert report.fields["totals"]["leases"] == {"leases": 4, "accepted": 4, "too_late": 0, "lost": 0}
 
 
 def test_device_is_gone_outside_of_its_hours_and_its_work_with_it(tmp_path: Path) -> None:
@@ -137,3 +137,21 @@ def test_task_that_names_no_batches_takes_one(tmp_path: Path) -> None:
     """Nobody can know better."""
     report = simulated(_one_class(3), tmp_path, task=_Hasty())[1]
     assert report.fields["totals"]["device_seconds"]["training"] == pytest.approx(4 * 3)
+
+
+class _NoRule:
+    """A selection rule of a user's own that cannot be asked."""
+
+    def draw(self, candidates: object, size: int, draw: object) -> list[str]:
+        """See `SelectionRule`."""
+        raise ValueError("no such luck")
+
+
+no_rule = _NoRule()
+
+
+def test_run_that_pauses_for_an_error_ends_with_its_cause(tmp_path: Path) -> None:
+    """Nobody resumes a simulated run: it does not idle to its limit."""
+    scenario = _one_class(2, selection={"rule": "tests.simulator.runs.test_simulation:no_rule"})
+    with pytest.raises(FederationError, match=r"paused at .*no such luck"):
+        simulated(scenario, tmp_path)
