@@ -100,6 +100,7 @@ class Announcements:
         machine = self._machine
         counts = machine.leases.counts()
         waits = machine.phase is Phase.WAITING
+        n_barred = machine.invitations.n_barred(now) if waits else 0
         lag = None if self._lag is None else self._lag.over_the_run()
         return AggregatorStatus(
             online=True,
@@ -111,7 +112,7 @@ class Announcements:
             phase=machine.phase,
             causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.pausing.causes.items()]
             or ["waiting_for_devices"] * waits
-            + [f"barred_by_quota: {n}" for n in (machine.invitations.n_barred(now),) if n and waits]
+            + [f"barred_by_quota: {n_barred}"] * bool(n_barred)
             + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,

@@ -83,7 +83,9 @@ class Invitations:
 
     def n_barred(self, now: float) -> int:
         """Return how many devices are there, and only a quota keeps them from work."""
-        return sum(self._is_barred(device, now) for device in self._population.sitting_out) * self.quotas.are_set
+        if not self.quotas.are_set:
+            return 0
+        return sum(self._is_barred(device, now) for device in self._population.sitting_out)
 
     def _is_barred(self, device: str, now: float) -> bool:
         return self.quotas.bars(device, self._round_id, self.wall_zero_s + now)

@@ -119,8 +119,9 @@ class Upkeep:
     def _warn_of_quotas(self) -> None:
         """Say once that a round does not begin because everybody else has had a share."""
         machine, now = self._opened.machine, asyncio.get_running_loop().time()
-        need, n_barred = machine.settings.round.quorum_count, machine.invitations.n_barred(now)
-        has_to_wait = machine.phase is Phase.WAITING and n_barred > 0 and machine.n_at_hand(now) < need
+        need, waits = machine.settings.round.quorum_count, machine.phase is Phase.WAITING
+        n_barred = machine.invitations.n_barred(now) if waits else 0
+        has_to_wait = n_barred > 0 and machine.n_at_hand(now) < need
         if has_to_wait and not self._waits_for_quotas:
             log.warning(
                 "waiting_for_quotas",
