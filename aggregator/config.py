@@ -8,15 +8,16 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from aggregator.learning_settings import ServerSettings, TrainingSettings
 from aggregator.modes import Mode, filled, filled_round
+from aggregator.section import Seconds, Section
 from broker.config import BrokerSettings
-from shared.codecs import CODECS
 from shared.topics import NAME
-from shared.wire_fields import MAX_EXAMPLES, Options
+from shared.wire_fields import MAX_EXAMPLES
 
 __all__ = [
     "MAX_INLINE_BYTES",
@@ -25,28 +26,20 @@ __all__ = [
     "OutputSettings",
     "RoundSettings",
     "SelectionSettings",
-    "ServerSettings",
     "Settings",
     "StopSettings",
-    "TrainingSettings",
     "TransferSettings",
     "Window",
 ]
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-Seconds = Annotated[float, Field(gt=0, le=1e9)]
-"""What the messages that name it allow."""
 MAX_INLINE_BYTES = 65_536
 """What SQLite keeps in a row as fast as in a file; taken whatever the setting is now, for it may have been lowered."""
 
 BUILT_IN_RULES = ("uniform", "oort")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Window(_Section):
+class Window(Section):
     """A range of seconds, `{ min = 5, max = 60 }`."""
 
     min: Seconds
@@ -59,7 +52,7 @@ class Window(_Section):
         return self
 
 
-class RoundSettings(_Section):
+class RoundSettings(Section):
     """When a round is enough. `mode` fills what is unset (`modes.py`); the engine goes by the other keys alone."""
 
     mode: Mode = Field("sync", description="shorthand for knobs: [sync, semi-sync or async](docs/protocol.md#modes)")
@@ -139,71 +132,7 @@ class RoundSettings(_Section):
         return self
 
 
-class TrainingSettings(_Section):
-    """What a device is asked to do."""
-
-    algorithm: Literal["fedavg", "fedsgd"] = Field("fedavg", description="fedsgd: one gradient over all its examples")
-    epochs: int | None = Field(
-        None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
-    )
-    max_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps; this or epochs")
-    max_seconds: Seconds | None = Field(
-        None, description="training ends after that many seconds, finished or not; semi-sync: window_s.max / 2"
-    )
-    batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
-    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
-    learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
-    codec: str = Field("float32", description="how updates are encoded")
-    options: Options = Field({}, description="your own numbers, handed to the task as they are")
-
-    def learning_rate_at(self, version: int) -> float:
-        """Return the learning rate of a version: the schedule applied."""
-        return self.learning_rate * self.learning_rate_decay**version
-
-    @field_validator("codec")
-    @classmethod
-    def _is_known(cls, codec: str) -> str:
-        if codec not in CODECS:
-            raise ValueError(f"there is no such codec; there are {', '.join(CODECS)}")
-        return codec
-
-    @model_validator(mode="after")
-    def _is_one_measure(self) -> Self:
-        if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("epochs and max_steps exclude each other: keep one")
-        if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
-            raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
-        return self
-
-
-class OptimizerSettings(_Section):
-    """How the aggregated delta moves the model."""
-
-    name: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="1.0 with fedavg: the mean of the models")
-
-
-class ServerSettings(_Section):
-    """How updates combine."""
-
-    rule: Literal["mean"] = "mean"
-    normalize: Literal["none", "steps"] = Field(
-        "none", description="steps: an update counts by the step, whoever took more of them (FedNova); semi-sync: steps"
-    )
-    weighting: Literal["examples", "uniform"] = Field("examples", description="examples: by num_examples (n_k/n)")
-    reweight: Literal["off", "finishing"] = Field(
-        "off",
-        description="finishing: an update counts 1/p, at most 10 times, p being its device's chance of finishing, so "
-        "that devices on mains power and fast links do not own the model",
-    )
-    optimizer: OptimizerSettings = OptimizerSettings()
-    max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
-    init_from: Path | None = Field(
-        None, description="warm start from this safetensors file; names must match the model's"
-    )
-
-
-class OortSettings(_Section):
+class OortSettings(Section):
     """How the rule "oort" weighs what a device teaches against its speed; the paper's numbers where it has any."""
 
     exploration: float = Field(0.9, ge=0, le=1, description="share of places for devices that never reported, at first")
@@ -227,7 +156,7 @@ class OortSettings(_Section):
         return self
 
 
-class SelectionSettings(_Section):
+class SelectionSettings(Section):
     """Who is asked."""
 
     rule: str = Field(
@@ -257,7 +186,7 @@ class SelectionSettings(_Section):
         return self
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """How good the model is."""
 
     central_every: int = Field(1, ge=0, description="versions between central evaluations; 0: never")
@@ -266,7 +195,7 @@ class EvaluationSettings(_Section):
     devices: int = Field(20, ge=1, description="most devices asked for a federated evaluation")
 
 
-class StopSettings(_Section):
+class StopSettings(Section):
     """When the run is finished: whichever comes first."""
 
     rounds: int | None = Field(None, ge=1, description="versions to commit")
@@ -287,7 +216,7 @@ class StopSettings(_Section):
         return self.at_most is not None or (self.at_least is None and "loss" in self.metric)
 
 
-class TransferSettings(_Section):
+class TransferSettings(Section):
     """How bytes travel."""
 
     chunk_bytes: int = Field(
@@ -312,7 +241,7 @@ class TransferSettings(_Section):
     )
 
 
-class OutputSettings(_Section):
+class OutputSettings(Section):
     """Where results lie."""
 
     folder: Path = Field(Path("runs"), description="each run has a folder of its name in it")
@@ -323,7 +252,7 @@ class OutputSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole TOML of a run."""
 
     task: str = Field(description="module:name of the task")

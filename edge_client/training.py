@@ -154,7 +154,6 @@ def _train(
             learning_rate=work.learning_rate,
             options=work.options,
             state=state,
-            auxiliary={},
             progress=gate,
         ),
         client,

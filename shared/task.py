@@ -99,7 +99,9 @@ class Work:
         learning_rate: of the client optimizer, schedule already applied.
         options: the user's own numbers, `[training.options]`.
         state: what this client returned last and had accepted; {} at first.
-        auxiliary: what the server sends beside the model, such as a control variate.
+        correction: by name, what the algorithm adds to the gradient of every step; {}: nothing. A name that it lacks
+            is corrected by nothing.
+        mu: the algorithm also adds mu x (parameters - received parameters) to the gradient of every step; 0: nothing.
         progress: to be called after each batch.
     """
 
@@ -113,8 +115,9 @@ class Work:
     learning_rate: float
     options: Mapping[str, float | str | bool]
     state: Arrays
-    auxiliary: Arrays
     progress: Progress
+    correction: Arrays = field(default_factory=dict)
+    mu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,6 @@ class Trained:
         n_steps: optimizer steps taken.
         metrics: of training.
         state: kept on this client, current once the update is accepted.
-        auxiliary: goes back beside the update.
     """
 
     parameters: Arrays | None = None
@@ -137,7 +139,6 @@ class Trained:
     n_steps: int
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
-    auxiliary: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ PURE = {
         *("admission", "announcements", "commands", "config", "disk_budget", "drawing", "events"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
-        *("reweighting",),
+        *("learning_settings", "reweighting", "section"),
         *("round_clock", "round_endings", "round_machine", "rules", "selection", "server_optimizer"),
         *("settings_change", "staleness", "stopping", "summing_up", "tally", "track_records", "uploads"),
     },

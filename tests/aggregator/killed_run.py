@@ -183,7 +183,6 @@ def _trained(task: LinearTask, spec: ParameterSpec, received: Vector, lease: Lea
         learning_rate=order.learning_rate,
         options=order.options,
         state={},
-        auxiliary={},
         progress=lambda *_, **__: True,
     )
     trained = task.train(spec.unflatten(received), work, Client(id=ClientId(lease.device)))

@@ -136,7 +136,6 @@ class Learning:
             learning_rate=training.learning_rate_at(self.aggregation.state.version),
             options={},
             state={},
-            auxiliary={},
             progress=go_on,
         )
         trained = self.task.train(self.spec.unflatten(received), work, Client(id=ClientId(device)))

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from aggregator.config import EvaluationSettings, RoundSettings, Settings, StopSettings, TrainingSettings, Window
+from aggregator.config import EvaluationSettings, RoundSettings, Settings, StopSettings, Window
+from aggregator.learning_settings import TrainingSettings
 from shared.config import settings_json
 from tests.aggregator.builders import some_settings
 

@@ -32,7 +32,6 @@ def some_work(seed: int, epochs: int) -> Work:
         learning_rate=0.1,
         options={},
         state={},
-        auxiliary={},
         progress=lambda steps_done, n_steps, **metrics: True,
     )
 

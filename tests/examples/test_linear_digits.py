@@ -26,7 +26,6 @@ def trained(
         "learning_rate": 0.05,
         "options": {},
         "state": {},
-        "auxiliary": {},
         "progress": lambda steps_done, n_steps, **_: steps_done < allowed,
     }
     return task.train(parameters, Work(**{**settings, **fields}), client)  # type: ignore[arg-type]

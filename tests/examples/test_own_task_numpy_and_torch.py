@@ -24,7 +24,6 @@ def some_work(algorithm: str) -> Work:
         learning_rate=0.3,
         options={},
         state={},
-        auxiliary={},
         progress=lambda steps_done, n_steps, **metrics: True,
     )
 

@@ -37,7 +37,6 @@ def test_model_is_a_megabyte_and_each_round_goes_half_of_the_way() -> None:
         learning_rate=0.1,
         options={},
         state={},
-        auxiliary={},
         progress=lambda *_, **__: True,
     )
     trained = task.train(dict(initial.parameters), work, Client(id=ClientId("a")))

@@ -65,7 +65,6 @@ def work(algorithm: str, *, rate: float = RATE) -> Work:
         learning_rate=rate,
         options={},
         state={},
-        auxiliary={},
         progress=lambda steps_done, n_steps, **metrics: True,
     )
 

@@ -33,7 +33,6 @@ def some_work(**changes: Any) -> Work:
         "learning_rate": 0.1,
         "options": {},
         "state": {},
-        "auxiliary": {},
         "progress": on_and_on,
     }
     return Work(**{**given, **changes})

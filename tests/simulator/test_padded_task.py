@@ -57,7 +57,6 @@ def work(progress: Callable[..., bool], *, max_seconds: float | None = None) -> 
         learning_rate=0.1,
         options={},
         state={},
-        auxiliary={},
         progress=progress,
     )
 

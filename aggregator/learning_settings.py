@@ -1,0 +1,79 @@
+"""The settings of what is learned and how updates combine: the tables `[training]` and `[server]`.
+
+Not here: when a round is enough, who is asked, and the rest of the TOML (`config.py`).
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from aggregator.section import Seconds, Section
+from shared.codecs import CODECS
+from shared.wire_fields import MAX_EXAMPLES, Options
+
+__all__ = ["OptimizerSettings", "ServerSettings", "TrainingSettings"]
+
+
+class TrainingSettings(Section):
+    """What a device is asked to do."""
+
+    algorithm: Literal["fedavg", "fedsgd"] = Field("fedavg", description="fedsgd: one gradient over all its examples")
+    epochs: int | None = Field(
+        None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
+    )
+    max_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="optimizer steps; this or epochs")
+    max_seconds: Seconds | None = Field(
+        None, description="training ends after that many seconds, finished or not; semi-sync: window_s.max / 2"
+    )
+    batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
+    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
+    learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
+    codec: str = Field("float32", description="how updates are encoded")
+    options: Options = Field({}, description="your own numbers, handed to the task as they are")
+
+    def learning_rate_at(self, version: int) -> float:
+        """Return the learning rate of a version: the schedule applied."""
+        return self.learning_rate * self.learning_rate_decay**version
+
+    @field_validator("codec")
+    @classmethod
+    def _is_known(cls, codec: str) -> str:
+        if codec not in CODECS:
+            raise ValueError(f"there is no such codec; there are {', '.join(CODECS)}")
+        return codec
+
+    @model_validator(mode="after")
+    def _is_one_measure(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps exclude each other: keep one")
+        if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
+            raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
+        return self
+
+
+class OptimizerSettings(Section):
+    """How the aggregated delta moves the model."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="1.0 with fedavg: the mean of the models")
+
+
+class ServerSettings(Section):
+    """How updates combine."""
+
+    rule: Literal["mean"] = "mean"
+    normalize: Literal["none", "steps"] = Field(
+        "none", description="steps: an update counts by the step, whoever took more of them (FedNova); semi-sync: steps"
+    )
+    weighting: Literal["examples", "uniform"] = Field("examples", description="examples: by num_examples (n_k/n)")
+    reweight: Literal["off", "finishing"] = Field(
+        "off",
+        description="finishing: an update counts 1/p, at most 10 times, p being its device's chance of finishing, so "
+        "that devices on mains power and fast links do not own the model",
+    )
+    optimizer: OptimizerSettings = OptimizerSettings()
+    max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
+    init_from: Path | None = Field(
+        None, description="warm start from this safetensors file; names must match the model's"
+    )
