@@ -4,7 +4,7 @@ A task may be dropped and rebuilt between calls, in another process or on anothe
 It never reads a clock, a socket or a cancel flag; one `progress` call does all three. *Device* is the hardware and its
 id on the wire; *client* is what a task is told.
 
-Not here: PyTorch (`torch_task.py`), the flat vector (`parameters.py`).
+Not here: PyTorch (`torch_task/`), the flat vector (`parameters.py`).
 """
 
 from collections.abc import Mapping

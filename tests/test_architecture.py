@@ -31,7 +31,7 @@ DOORS = {
     "aiomqtt": frozenset({"broker/mqtt.py"}),
     "paho": frozenset({"broker/mqtt.py"}),
     "amqtt": frozenset({"broker/server/embedded.py"}),
-    "torch": frozenset({"shared/torch_task.py"}),
+    "torch": frozenset(str(path.relative_to(ROOT)) for path in (ROOT / "shared" / "torch_task").glob("*.py")),
     "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *HARM}),
 }
 

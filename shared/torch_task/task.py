@@ -1,4 +1,4 @@
-"""TorchTask: a model, its data and a loss become a `Task`. The one file of ours that imports torch.
+"""A model, its data and a loss become a `Task`.
 
 `fedavg` is McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017,
 arXiv 1602.05629), algorithm 1, ClientUpdate; `fedsgd` is the same paper's single full pass: one gradient of the mean
@@ -16,63 +16,28 @@ exactly the mean over examples, however they are split. Dropout stays on, seeded
 
 import dataclasses
 import fnmatch
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from shared.errors import ConfigError, InvalidState
-from shared.task import Arrays, Client, Evaluated, Initial, Metric, Ratio, Trained, Work
+from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Trained, Work
+from shared.torch_task.arrays import copy_into, entries_of, is_in_numpy, to_arrays
+from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
+from shared.torch_task.client_optimizers import ClientOptimizer, sgd
+from shared.torch_task.seeding import alone, device_named
 
-__all__ = ["Batch", "ClientOptimizer", "TorchTask", "sgd"]
-
-Batch: TypeAlias = Any
-"""Whatever `collate` makes: a tensor, or tuples, lists and dicts of them, nested."""
+__all__ = ["TorchTask"]
 
 _BUILD_SEED = 0
 """Models on clients are built under one seed, so that what does not travel starts alike everywhere."""
 _PIECE = 256
 """Examples at a time where the split changes nothing: evaluation, and the pass of fedsgd."""
-_IN_NUMPY = (torch.float16, torch.float32, torch.float64)
-_one_at_a_time = threading.Lock()
-
-
-class ClientOptimizer(Protocol):
-    """What a step needs; every `torch.optim.Optimizer` is one."""
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-
-    def step(self) -> Any:
-        """Move the parameters by their gradients."""
-
-
-class _Sgd:
-    """p ← p − η g, with the bits of `torch.optim.SGD`, whose first use imports a compiler: 80 MB and 2 s a process."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-        self._parameters, self._learning_rate = list(parameters), learning_rate
-
-    def zero_grad(self) -> None:
-        for p in self._parameters:
-            p.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for p in self._parameters:
-            if p.grad is not None:
-                p.add_(p.grad, alpha=-self._learning_rate)
-
-
-def sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> ClientOptimizer:
-    """Return plain stochastic gradient descent."""
-    return _Sgd(parameters, learning_rate)
 
 
 class TorchTask:
@@ -119,16 +84,16 @@ class TorchTask:
         Raises:
             ConfigError: a pattern of `personal` matches no name.
         """
-        with _alone(seed, torch.device("cpu")):
+        with alone(seed, torch.device("cpu")):
             model = self._model()
-        entries = _entries(model)
+        entries = entries_of(model)
         for pattern in self._personal:
             if not fnmatch.filter(entries, pattern):
                 raise ConfigError(f"personal {pattern!r} matches no entry of the model", hint=", ".join(entries))
         learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         travels = {name: entry for name, entry in entries.items() if not self._is_personal(name)}
         buffers = {name for name, entry in travels.items() if entry.is_floating_point() and name not in learned}
-        return Initial(_to_arrays(travels), frozenset(buffers))
+        return Initial(to_arrays(travels), frozenset(buffers))
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """See `Task`.
@@ -140,13 +105,13 @@ class TorchTask:
         if work.algorithm not in algorithms:
             raise ConfigError(f"TorchTask knows {' and '.join(algorithms)}, not {work.algorithm!r}")
         dataset = self._train_data(client)
-        if not _length(dataset):
+        if not n_examples(dataset):
             raise ConfigError(f"train_data({client.id!r}) is empty: a client needs at least one example")
         with self._built(parameters, work.state, seed=work.seed) as model:
             lost = {
                 name: parameters[name] - entry.float().cpu().numpy()
-                for name, entry in _entries(model).items()
-                if entry.is_floating_point() and entry.dtype not in _IN_NUMPY and name in parameters
+                for name, entry in entries_of(model).items()
+                if not is_in_numpy(entry) and name in parameters
             }
             trained = algorithms[work.algorithm](model, dataset, work)
         if trained.parameters is None or not lost:
@@ -158,33 +123,33 @@ class TorchTask:
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
         """See `Task`."""
         dataset = self._test_data(client)
-        if dataset is None or not _length(dataset):
+        if dataset is None or not n_examples(dataset):
             return None
-        n = _length(dataset)
-        totals = _Totals()
+        n = n_examples(dataset)
+        totals = MetricSums()
         with self._built(parameters, state, seed=_BUILD_SEED) as model, torch.no_grad():
             model.eval()
-            for size, batch in self._batches(dataset, _split(range(n), _PIECE), model):
+            for size, batch in self._batches(dataset, split(range(n), _PIECE), model):
                 totals.add("loss", Ratio(float(self._loss(model, batch)) * size, size))
                 for name, ratio in (self._metrics(model, batch) if self._metrics else {}).items():
                     totals.add(name, ratio)
         return Evaluated(num_examples=n, metrics=totals.ratios())
 
     def _fedavg(self, model: nn.Module, dataset: Dataset[Any], work: Work) -> Trained:
-        n = _length(dataset)
+        n = n_examples(dataset)
         norms = _norm_layers(model)
         learned = [p for p in model.parameters() if p.requires_grad]
         optimizer = self._optimizer(learned, work.learning_rate)
         order = torch.Generator().manual_seed(work.seed)
         size = min(work.batch_size or n, n)
-        n_batches = len(_split(range(n), size, join_single=bool(norms)))
+        n_batches = len(split(range(n), size, join_single=bool(norms)))
         n_steps = work.max_steps if work.max_steps is not None else (work.epochs or 1) * n_batches
-        totals, step = _Totals(), 0
+        totals, step = MetricSums(), 0
         model.train()
         if size == 1:
             _freeze(norms)
         while step < n_steps:
-            epoch = _split(_shuffled(n, order), size, join_single=bool(norms))
+            epoch = split(shuffled(n, order), size, join_single=bool(norms))
             for n_here, batch in self._batches(dataset, epoch[: n_steps - step], model):
                 optimizer.zero_grad()
                 loss = self._loss(model, batch)
@@ -202,13 +167,13 @@ class TorchTask:
 
     def _fedsgd(self, model: nn.Module, dataset: Dataset[Any], work: Work) -> Trained:
         """One pass; ended by `progress`, it is the gradient over the examples seen, and says how many they were."""
-        order = _shuffled(_length(dataset), torch.Generator().manual_seed(work.seed))
-        pieces = _split(order, work.batch_size or _PIECE)
+        order = shuffled(n_examples(dataset), torch.Generator().manual_seed(work.seed))
+        pieces = split(order, work.batch_size or _PIECE)
         named = dict(model.named_parameters())
         learned = {name: p for name, p in named.items() if p.requires_grad}
         # 16-bit sums would swallow the later pieces
         sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in learned.values()]
-        totals, n_seen = _Totals(), 0
+        totals, n_seen = MetricSums(), 0
         model.train()
         _freeze(_norm_layers(model))
         for step, (n_here, batch) in enumerate(self._batches(dataset, pieces, model), start=1):
@@ -233,7 +198,7 @@ class TorchTask:
                 p.grad = gradients[name].to(p.dtype)
             self._optimizer(own.values(), work.learning_rate).step()
         return Trained(
-            gradient=_to_arrays({name: g for name, g in gradients.items() if not self._is_personal(name)}),
+            gradient=to_arrays({name: g for name, g in gradients.items() if not self._is_personal(name)}),
             num_examples=n_seen,
             n_steps=1,
             metrics=totals.ratios(),
@@ -243,93 +208,32 @@ class TorchTask:
     @contextmanager
     def _built(self, parameters: Arrays, state: Arrays, *, seed: int) -> Iterator[nn.Module]:
         """Yield the model on its device with the values of `parameters`, and of `state` where they are personal."""
-        device = _device(self._device_name)
-        with _alone(_BUILD_SEED, device):
+        device = device_named(self._device_name)
+        with alone(_BUILD_SEED, device):
             model = self._model().to(device)
-            for name, entry in _entries(model).items():
+            for name, entry in entries_of(model).items():
                 source = state if self._is_personal(name) else parameters
                 if name in source:
-                    _copy(source[name], entry, name)
+                    copy_into(entry, source[name], name)
                 elif entry.is_floating_point() and source is parameters:
                     raise InvalidState(f"the model has {name!r}, the given parameters have not")
             torch.manual_seed(seed)
             yield model
 
     def _batches(
-        self, dataset: Dataset[Any], batches: list[list[int]], model: nn.Module
+        self, dataset: Dataset[Any], indexes: list[list[int]], model: nn.Module
     ) -> Iterator[tuple[int, Batch]]:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        loader: Iterable[Batch] = DataLoader(
-            dataset, batch_sampler=batches, collate_fn=self._collate, generator=torch.Generator()
-        )
-        for indexes, batch in zip(batches, loader, strict=True):
-            yield len(indexes), _moved(batch, device)
+        return batches(dataset, indexes, collate=self._collate, device=device)
 
     def _is_personal(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._personal)
 
     def _divided(self, model: nn.Module) -> tuple[Arrays, Arrays]:
         """Return the entries that travel, and those that stay."""
-        entries = _entries(model)
+        entries = entries_of(model)
         stays = {name: entry for name, entry in entries.items() if self._is_personal(name)}
-        return _to_arrays({name: entry for name, entry in entries.items() if name not in stays}), _to_arrays(stays)
-
-
-class _Totals:
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
-
-    def add(self, name: str, ratio: object) -> None:
-        if not (isinstance(ratio, tuple) and len(ratio) == 2):
-            raise ConfigError(f"metric {name!r} is a {type(ratio).__name__}, not a Ratio(numerator, denominator)")
-        numerator, denominator = self._sums.get(name, (0.0, 0.0))
-        self._sums[name] = (numerator + float(ratio[0]), denominator + float(ratio[1]))
-
-    def ratios(self) -> dict[str, Metric]:
-        return {name: Ratio(*sums) for name, sums in self._sums.items()}
-
-
-@contextmanager
-def _alone(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for the time of a block, alone in this process; afterwards its generators are as they were."""
-    with _one_at_a_time, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        n_threads = torch.get_num_threads()
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)
-        try:
-            torch.manual_seed(seed)
-            yield
-        finally:
-            torch.set_num_threads(n_threads)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _length(dataset: Dataset[Any]) -> int:
-    try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ConfigError(f"{type(dataset).__name__} has no length: a task's data needs len() and [index]") from error
-
-
-def _split(order: Sequence[int], size: int, *, join_single: bool = False) -> list[list[int]]:
-    """Return indexes in batches of `size`; a last one of a single example joins the one before if `join_single`."""
-    batches = [list(order[start : start + size]) for start in range(0, len(order), size)]
-    if join_single and size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        single = batches.pop()
-        batches[-1] += single
-    return batches
-
-
-def _shuffled(n: int, generator: torch.Generator) -> list[int]:
-    order: list[int] = torch.randperm(n, generator=generator).tolist()
-    return order
+        return to_arrays({name: entry for name, entry in entries.items() if name not in stays}), to_arrays(stays)
 
 
 def _norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -339,41 +243,3 @@ def _norm_layers(model: nn.Module) -> list[nn.Module]:
 def _freeze(norms: list[nn.Module]) -> None:
     for norm in norms:
         norm.eval()
-
-
-def _entries(model: nn.Module) -> dict[str, Tensor]:
-    return {name: entry for name, entry in model.state_dict().items() if isinstance(entry, Tensor)}
-
-
-def _to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    """Return numpy arrays; tensors that share their memory become one array, so that ties are seen."""
-    arrays: dict[str, Any] = {}
-    seen: dict[object, Any] = {}
-    for name, tensor in tensors.items():
-        memory = (tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
-        if memory not in seen:
-            is_known = not tensor.is_floating_point() or tensor.dtype in _IN_NUMPY
-            seen[memory] = (tensor if is_known else tensor.float()).detach().cpu().numpy()
-        arrays[name] = seen[memory]
-    return arrays
-
-
-def _copy(array: Any, entry: Tensor, name: str) -> None:
-    if tuple(array.shape) != tuple(entry.shape):  # copy_ would broadcast
-        raise InvalidState(f"{name!r} is {list(array.shape)}, the model's is {list(entry.shape)}")
-    with torch.no_grad():
-        entry.copy_(torch.tensor(array))
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    match batch:
-        case Tensor():
-            return batch.to(device)
-        case Mapping():
-            return {name: _moved(part, device) for name, part in batch.items()}
-        case tuple() if hasattr(batch, "_fields"):
-            return type(batch)(*(_moved(part, device) for part in batch))
-        case tuple() | list():
-            return type(batch)(_moved(part, device) for part in batch)
-        case _:
-            return batch
