@@ -2,7 +2,7 @@
 
 O(model) memory however many devices report: one float64 sum, the model, the next model.
 
-Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules.py`, `server_optimizer.py`).
+Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`, `server_optimizer.py`).
 """
 
 from collections.abc import Sequence

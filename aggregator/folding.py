@@ -3,7 +3,7 @@
 An update is decoded 128 KiB at a time from memory or from its file, so that folding needs no memory of an
 update's size. Both functions take milliseconds a megabyte: run them off the event loop.
 
-Not here: the sum itself (`rules.py`), the order of folding (`round_machine.py`), the bytes on disk (`part_files.py`).
+Not here: the sum itself (`rules/`), the order of folding (`round_machine.py`), the bytes on disk (`part_files.py`).
 """
 
 import math

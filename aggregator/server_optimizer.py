@@ -8,7 +8,7 @@ Algorithm 1 with E = 1, B = ∞, w ← w − η Σ (n_k/n) g_k, is the same step
 Buffers, such as running means and variances, take the mean of the clients' values whatever the rate: a running
 variance extrapolated past the mean could turn negative.
 
-Not here: how updates combine (`rules.py`).
+Not here: how updates combine (`rules/`).
 """
 
 from collections.abc import Mapping

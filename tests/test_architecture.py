@@ -44,8 +44,9 @@ PURE = {
         *("admission", "announcements", "commands", "config", "disk_budget", "drawing", "events"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
+        *("choice", "mean", "rule"),  # of rules
         *("learning_settings", "reweighting", "section"),
-        *("round_clock", "round_endings", "round_machine", "rules", "selection", "server_optimizer"),
+        *("round_clock", "round_endings", "round_machine", "selection", "server_optimizer"),
         *("settings_change", "staleness", "stopping", "summing_up", "tally", "track_records", "uploads"),
     },
     "edge_client": {

@@ -263,7 +263,7 @@ def rooms(package: str, old: str) -> str:
         name = str(path.relative_to(ROOT / package))
         docstring = (ast.get_docstring(ast.parse(path.read_text())) or "").replace("|", "\\|")
         if path.name != "__init__.py":
-            mark = "▣" if path.stem in PURE.get(package, ()) and path.parent.name == package else ""
+            mark = "▣" if path.stem in PURE.get(package, ()) else ""
             lines.append(f"| `{name}` | {mark} | {docstring.splitlines()[0]} |\n")
     return "".join(["| file | | what it is |\n| --- | --- | --- |\n", *lines])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aggregator.rules import BLOCK_PARAMS, Blocks, Delta, Mean, rule_named, weight_of
-from shared.errors import ConfigError, InvalidState
+from shared.errors import InvalidState
 
 VALUES = st.floats(-1e6, 1e6, width=32)
 WEIGHTS = st.integers(1, 10**6)
@@ -127,17 +127,6 @@ def test_finalize_without_updates_is_refused() -> None:
         rule.finalize(rule.init(3))
 
 
-def test_max_examples_caps_what_a_device_can_claim() -> None:
-    """A boast of a million examples counts as the cap."""
-    assert weight_of("examples", 10**6, max_examples=500) == 500.0
-
-
-def test_rule_that_does_not_exist_is_named_with_those_that_do() -> None:
-    """The operator reads what is allowed."""
-    with pytest.raises(ConfigError, match=r"(?s)'median'.*mean"):
-        rule_named("median")
-
-
 def by_steps(*updates: tuple[list[float], float, int], is_trainable: list[bool]) -> list[float]:
     """Return FedNova's mean of (delta, weight, steps)."""
     rule = rule_named("mean", normalize="steps", is_trainable=np.array(is_trainable))
@@ -168,9 +157,3 @@ def test_mean_by_equal_steps_is_the_plain_mean(steps: int, seed: int) -> None:
 def test_device_that_takes_more_steps_does_not_pull_more() -> None:
     """Two devices pull with the same step in opposite directions, one of them ten times: in balance, as they should."""
     assert by_steps(([1.0], 1.0, 1), ([-10.0], 1.0, 10), is_trainable=[True]) == [0.0]
-
-
-def test_normalising_needs_to_know_what_is_trainable() -> None:
-    """A buffer is no step."""
-    with pytest.raises(InvalidState):
-        rule_named("mean", normalize="steps")

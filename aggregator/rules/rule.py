@@ -1,0 +1,85 @@
+"""What an aggregation rule is: many updates of a cohort become one delta.
+
+A rule is told an update in blocks and needs no memory for it: the mean streams in O(model) however many devices
+report. It sums in float64, in the order in which it is told, so that the same journal gives the same bits.
+
+Not here: the rules themselves, one family a file; whether an update is believed (`admission.py`), decoding it
+(`folding.py`), moving the model (`server_optimizer.py`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "RuleState", "weight_of"]
+
+BLOCK_PARAMS = 32_768
+"""Parameters a block: 256 KiB as float64, which stays in a core's own cache."""
+
+Delta: TypeAlias = NDArray[np.float64]
+Blocks: TypeAlias = Iterable[tuple[int, NDArray[np.float32]]]
+"""An update from its first parameter to its last: (offset of the block, (at most BLOCK_PARAMS,) float32)."""
+
+
+@dataclass(slots=True)
+class RuleState:
+    """What has been summed up so far. Belongs to the rule that made it.
+
+    Args:
+        total: (n_params,) float64, Σ weight x scale x delta.
+        weight: Σ weight.
+        steps: Σ weight x steps.
+        n_updates: how many.
+    """
+
+    total: Delta
+    weight: float = 0.0
+    steps: float = 0.0
+    n_updates: int = 0
+
+
+class AggregationRule(Protocol):
+    """A pure triple: begin, add, finish."""
+
+    def init(self, n_params: int) -> RuleState:
+        """Return the state before the first update."""
+
+    def accumulate(
+        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: int = 1
+    ) -> None:
+        """Add one update to `state`.
+
+        Args:
+            state: changed in place.
+            update: read once, never kept.
+            weight: > 0; what it counts against the others.
+            scale: of the update itself, such as a clip factor; does not change what it counts.
+            n_steps: that its device took, >= 0; 0 counts as one.
+
+        Raises:
+            InvalidState: a weight that is not positive and finite, or blocks that are not the whole vector; the state
+                is spoilt in the latter case.
+        """
+
+    def finalize(self, state: RuleState) -> Delta:
+        """Return the aggregated delta: (n_params,) float64, `state`'s own buffer. The state is used up.
+
+        Raises:
+            InvalidState: nothing was accumulated.
+        """
+
+
+def weight_of(weighting: Literal["examples", "uniform"], num_examples: int, max_examples: int | None = None) -> float:
+    """Return what an update counts: its examples (n_k), capped, or one.
+
+    Args:
+        weighting: "uniform" when a device is as good as another, whatever it claims to hold.
+        num_examples: as the device reports it, >= 1.
+        max_examples: cap on the weight that one device can claim; None: no cap.
+    """
+    if weighting == "uniform":
+        return 1.0
+    return float(num_examples if max_examples is None else min(num_examples, max_examples))
