@@ -10,6 +10,7 @@ Not here: when to train (`participant_machine.py`), keeping the report (`outbox.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
@@ -21,10 +22,13 @@ from shared.codecs import codec_named
 from shared.errors import ConfigError, PeerError, Reason
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric
 from shared.parameters import ParameterSpec, Vector, delta_of
-from shared.task import Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
+from shared.task import BESIDE_MODEL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
 from shared.wire import encode
 
-__all__ = ["Finished", "Gate", "carry_out"]
+__all__ = ["PERSONAL", "Finished", "Gate", "carry_out"]
+
+PERSONAL = "personal_"
+"""Begins the name of a metric of the client's own model; the global model's has none."""
 
 
 class Gate:
@@ -113,7 +117,7 @@ def carry_out(
         if theirs.digest != spec.digest:
             raise PeerError(Reason.SPEC, spec.difference(theirs))
         if order.kind is Kind.EVALUATE:
-            finished = _evaluate(order, task, client, spec.unflatten(vector), state(), gate)
+            finished = _evaluate(order, task, client, partial(spec.unflatten, vector), state(), gate)
         else:
             finished = _train(order, task, client, vector, spec, state(), gate)
     except TrainingCancelled:
@@ -179,11 +183,21 @@ def _train(
     return Finished(report=report, payload=payload, state=trained.state)
 
 
-def _evaluate(order: Assignment, task: Task, client: Client, parameters: Arrays, state: Arrays, gate: Gate) -> Finished:
-    evaluated = task.evaluate(parameters, client, state)
+def _evaluate(
+    order: Assignment, task: Task, client: Client, parameters: Callable[[], Arrays], state: Arrays, gate: Gate
+) -> Finished:
+    """Evaluate the global model, and beside it the client's own, when the client keeps a part of the model to itself.
+
+    The global one is what a client without state would get; a task may change the arrays that it is given.
+    """
+    evaluated = task.evaluate(parameters(), client, {})
     if evaluated is None:
         raise PeerError(Reason.DATA, "the task has no data to evaluate on")
     metrics = _to_wire(evaluated.metrics)
+    if any(not name.startswith(BESIDE_MODEL) for name in state) and not gate.is_cancelled:
+        personal = task.evaluate(parameters(), client, state)
+        if personal is not None:
+            metrics |= {f"{PERSONAL}{name}": metric for name, metric in _to_wire(personal.metrics).items()}
     return Finished(
         report=_report(order, gate, outcome=Reported.EVALUATED, num_examples=evaluated.num_examples, metrics=metrics)
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shared.named_objects import load_named
 
 __all__ = [
+    "BESIDE_MODEL",
     "Arrays",
     "Client",
     "ClientId",
@@ -35,6 +36,10 @@ __all__ = [
 ClientId = NewType("ClientId", str)
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Named arrays, names as in a `state_dict`."""
+
+BESIDE_MODEL = "~"
+"""Names in a client's state that begin so are no part of its model, such as the moments of its optimizer. Every other
+name is: the client then has a model of its own, which an evaluation looks at beside the global one."""
 
 
 class Ratio(NamedTuple):
@@ -173,7 +178,11 @@ class Task(Protocol):
         """Train from `parameters` on the client's own data."""
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
-        """Evaluate on the client's data; `client` None: centrally, on the aggregator. None: no data here."""
+        """Evaluate on the client's data; `client` None: centrally, on the aggregator. None: no data here.
+
+        A client that has kept state (see `BESIDE_MODEL`) is asked twice: with {}, which is the global model, and with
+        its state, whose metrics are reported as `personal_...`.
+        """
 
 
 _METHODS = ("initial_parameters", "train", "evaluate")

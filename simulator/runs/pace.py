@@ -3,7 +3,8 @@
 Training is real, its duration is not. The device's own code runs unchanged: its task is one that computes where the
 executor says, its clock ticks by the batch while a task runs, its line says how far a training is by the loop's time,
 and its training lane ends a piece of work when its batches are over. With processes the lane runs `carry_out` twice: at
-the begin until it calls the task, whose arguments then go to a worker, and at the end with what came back.
+the begin until it calls the task, whose arguments then go to a worker, and at the end with what came back. Where it
+then calls the task once more (an evaluation of the client's own model beside the global one), it runs a third time.
 
 Not here: how many seconds (`training_time.py`), who computes (`executors.py`).
 """
@@ -12,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,12 +44,15 @@ class _Training:
     """The training that runs."""
 
     gate: InLine
+    begun_s: float
     time: TrainingTime
     is_known: bool
     tickets: tuple[int, int]
     end: Callable[[Callable[[], Any]], None]
     work: Callable[[], Any]
     job: Job | None = None
+    before: list[tuple[Computed, float]] = field(default_factory=list)
+    """What came of its calls so far, and the seconds that each took."""
     result: Callable[[], Any] | None = None
     timer: asyncio.TimerHandle | None = None
     drop: asyncio.TimerHandle | None = None
@@ -85,8 +89,7 @@ class Pace:
         self._placed: deque[InLine] = deque()
         self._running: _Training | None = None
         self._elapsed: float | None = None
-        self._calling: _Training | None = None
-        self._computed: Computed | None = None
+        self._answers: list[tuple[Computed, float]] = []  # to the next calls of the task
         self.task: Task = _Elsewhere(task, self)
         self.line: TrainingLine = _Line(self)
 
@@ -110,35 +113,44 @@ class Pace:
         now = self._loop.time()
         training = _Training(
             gate=gate,
+            begun_s=now,
             time=TrainingTime(now, self._batch_s, 1),
             is_known=False,
             tickets=(self._loop.ticket(), self._loop.ticket()),
             end=end,
             work=work,
         )
-        self._running = self._calling = training
+        self._running = training
         if isinstance(gate, Gate):
             gate.when_cancelled = partial(self._cancelled, training)
+        self._do(training)
+
+    def _do(self, training: _Training) -> None:
+        """Do its work with the answers that there are; let the next call of the task be computed, if there is one."""
+        self._elapsed, self._answers = 0.0, list(training.before)
         try:
-            self._elapsed, self._computed = 0.0, None
-            training.result = _kept(work)
+            training.result = _kept(training.work)
         except _PostponedError as postponed:
             self._elapsed = None
-            share = self._drops_out()
+            if training.before:
+                training.time, training.is_known = TrainingTime(self._loop.time(), self._batch_s, 1), False
+                training.tickets = (self._loop.ticket(), self._loop.ticket())
+            share = None if training.before else self._drops_out()
             known = partial(self._known, training, share, postponed.call.work)
             training.job = self._executor.begin(postponed.call, training.time.begun_s + self._batch_s, known)
-        else:  # nothing was asked of the task: there is nothing to wait for
+        else:
             self._elapsed = None
-            self._known(training, None, None, None, seconds=0.0)
+            if not training.before:  # nothing was asked of the task: there is nothing to wait for
+                self._known(training, None, None, None, seconds=0.0)
         finally:
-            self._elapsed = self._calling = None
+            self._elapsed, self._answers = None, []
 
     def close(self) -> None:
         """The life is over: nothing more comes of what runs."""
         training, self._running = self._running, None
         if training is not None:
             self._leave(training)
-            self._spent(min(self._loop.time() - training.time.begun_s, training.time.seconds))
+            self._spent(min(self._loop.time(), training.time.ends_s) - training.begun_s)
 
     def fraction(self, gate: InLine) -> float:
         """Return how far a training is, in [0, 1]; one that waits has not begun."""
@@ -149,10 +161,11 @@ class Pace:
 
     def called(self, call: Call) -> Trained | Evaluated | None:
         """Take the task's arguments, or give back what it returned for them."""
-        if self._computed is None:
+        if not self._answers:
             raise _PostponedError(call)
-        self._elapsed = None if self._running is None else self._running.time.seconds
-        result = self._computed.result
+        computed, seconds = self._answers.pop(0)
+        self._elapsed = (self._elapsed or 0.0) + seconds
+        result = computed.result
         if isinstance(result, Failure):
             raise result.error()
         return result
@@ -198,14 +211,13 @@ class Pace:
     def _finish(self, training: _Training) -> None:
         if training.result is None:
             assert training.job is not None
-            self._computed, self._elapsed = training.job.result(), 0.0
-            try:
-                training.result = _kept(training.work)
-            finally:
-                self._computed, self._elapsed = None, None
+            training.before.append((training.job.result(), training.time.seconds))
+            self._do(training)
+            if training.result is None:
+                return  # the task was called once more
         self._leave(training)
         self._running = None
-        self._spent(self._loop.time() - training.time.begun_s)
+        self._spent(self._loop.time() - training.begun_s)
         training.end(training.result)
 
     def _leave(self, training: _Training) -> None:

@@ -9,7 +9,18 @@ from edge_client.training import Finished, Gate, carry_out
 from shared.chunking import sha256_hex
 from shared.messages import Kind, Reported
 from shared.parameters import ParameterSpec, Vector
-from shared.task import Arrays, Client, ClientId, Ratio, Task, Trained, TrainingCancelled, Work
+from shared.task import (
+    BESIDE_MODEL,
+    Arrays,
+    Client,
+    ClientId,
+    Evaluated,
+    Ratio,
+    Task,
+    Trained,
+    TrainingCancelled,
+    Work,
+)
 from tests.edge_client.builders import an_order
 from tests.edge_client.tasks import AddOne, Scripted
 
@@ -221,3 +232,26 @@ def test_task_that_gives_up_by_itself_is_a_failed_report() -> None:
         raise TrainingCancelled
 
     assert finished(scripted(train)).report.error == "TrainingCancelled"
+
+
+class Personal(AddOne):
+    """Keeps an offset; half of the global model's answers are right, all of the client's own; spoils what it gets."""
+
+    def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
+        """Four are right with the offset, and with parameters as they were received."""
+        assert not parameters["w"].any()
+        parameters["w"][:] = np.nan
+        return Evaluated(num_examples=4, metrics={"accuracy": Ratio(4 if "offset" in state else 2, 4)})
+
+
+def test_evaluation_has_the_clients_own_model_beside_the_global_one() -> None:
+    """Both on the same data; the global one is what a client without state gets."""
+    offset = np.array(0.5)
+    done = finished(Personal(), kind=Kind.EVALUATE, state={"offset": offset, f"{BESIDE_MODEL}m": np.array(1.0)})
+    assert done.report.metrics == {"accuracy": (2.0, 4.0), "personal_accuracy": (4.0, 4.0)}
+
+
+@pytest.mark.parametrize("state", [{}, {f"{BESIDE_MODEL}m": np.array(1.0)}])
+def test_evaluation_without_a_model_of_ones_own_is_of_the_global_one_alone(state: Arrays) -> None:
+    """What lies beside the model, such as an optimizer's moments, makes no second model."""
+    assert finished(Personal(), kind=Kind.EVALUATE, state=state).report.metrics == {"accuracy": (2.0, 4.0)}
