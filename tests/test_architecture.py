@@ -32,6 +32,7 @@ DOORS = {
     "paho": frozenset({"broker/mqtt.py"}),
     "amqtt": frozenset({"broker/server/embedded.py"}),
     "torch": frozenset(str(path.relative_to(ROOT)) for path in (ROOT / "shared" / "torch_task").glob("*.py")),
+    "sklearn": frozenset({"shared/sklearn_task.py"}),
     "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *HARM}),
 }
 
@@ -132,7 +133,7 @@ def test_broker_knows_nothing_of_learning(path: str) -> None:
 
 @pytest.mark.parametrize("path", python_files(*PACKAGES))
 def test_third_parties_stay_behind_their_door(path: str) -> None:
-    """MQTT libraries, torch and SQLite can each be replaced by changing one file."""
+    """MQTT libraries, torch, scikit-learn and SQLite can each be replaced by changing one file."""
     assert not {name for name in imports(path) if path not in DOORS.get(top(name), {path})}
 
 
