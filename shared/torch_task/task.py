@@ -1,17 +1,10 @@
 """A model, its data and a loss become a `Task`.
 
-`fedavg` is McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017,
-arXiv 1602.05629), algorithm 1, ClientUpdate; `fedsgd` is the same paper's single full pass: one gradient of the mean
-loss over all of a client's examples, accumulated in pieces.
-
 Bits: on a CPU the same seed gives the same bits. One training runs at a time in a process, under a forked random
 generator and in one thread: small models are no faster in two, and sums in another order have other bits. Whoever has
 a large model sets `OMP_NUM_THREADS`; then torch's own number is left alone.
 
-Batch norm: a batch of one example has no variance. A last batch of one joins the batch before it; where every batch is
-of one (a shard of a single example, or `batch_size = 1`), the layers normalise by their running statistics and leave
-them as they are. Under `fedsgd` they always do: a gradient carries no statistics, and by fixed ones the gradient is
-exactly the mean over examples, however they are split. Dropout stays on, seeded.
+Not here: the steps of a training (`local_training.py`).
 """
 
 import dataclasses
@@ -22,22 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from shared.errors import ConfigError, InvalidState
 from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Trained, Work
 from shared.torch_task.arrays import copy_into, entries_of, is_in_numpy, to_arrays
-from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
+from shared.torch_task.batches import Batch, MetricSums, n_examples, split
 from shared.torch_task.client_optimizers import ClientOptimizer, sgd
+from shared.torch_task.local_training import ALGORITHMS, PIECE, LocalTraining, Recipe, batches_for
 from shared.torch_task.seeding import alone, device_named
 
 __all__ = ["TorchTask"]
 
 _BUILD_SEED = 0
 """Models on clients are built under one seed, so that what does not travel starts alike everywhere."""
-_PIECE = 256
-"""Examples at a time where the split changes nothing: evaluation, and the pass of fedsgd."""
 
 
 class TorchTask:
@@ -52,7 +43,8 @@ class TorchTask:
         optimizer: client optimizer from (parameters, learning rate), such as any of `torch.optim`.
         personal: name patterns (`head.*`) of entries that never travel: they stay on the client, in its state
             (FedPer, arXiv 1912.00818; FedBN, arXiv 2102.07623).
-        max_gradient_norm: the gradient of a step is scaled down to this 2-norm; None: never.
+        max_gradient_norm: the gradient of a step is scaled down to this 2-norm, before an algorithm's correction is
+            added (`corrections.py` says why); None: never.
         collate: makes a batch of a list of examples; None: torch's default.
         device: "auto" takes cuda, then mps, then cpu.
     """
@@ -73,10 +65,15 @@ class TorchTask:
     ) -> None:
         if max_gradient_norm is not None and not max_gradient_norm > 0:
             raise ConfigError(f"max_gradient_norm is {max_gradient_norm}, it must be above 0")
-        self._model, self._loss, self._metrics = model, loss, metrics
+        self._model, self._metrics, self._personal, self._device_name = model, metrics, tuple(personal), device
         self._train_data, self._test_data = train_data, test_data
-        self._optimizer, self._personal = optimizer, tuple(personal)
-        self._max_gradient_norm, self._collate, self._device_name = max_gradient_norm, collate, device
+        self._recipe = Recipe(
+            loss=loss,
+            optimizer=optimizer,
+            max_gradient_norm=max_gradient_norm,
+            collate=collate,
+            is_personal=self._is_personal,
+        )
 
     def initial_parameters(self, seed: int) -> Initial:
         """See `Task`. bfloat16 entries appear as float32; integer ones are there, and stay the server's.
@@ -99,11 +96,10 @@ class TorchTask:
         """See `Task`.
 
         Raises:
-            ConfigError: the client has no examples, or the algorithm is another than fedavg and fedsgd.
+            ConfigError: the client has no examples, or the algorithm is none of `ALGORITHMS`.
         """
-        algorithms = {"fedavg": self._fedavg, "fedsgd": self._fedsgd}
-        if work.algorithm not in algorithms:
-            raise ConfigError(f"TorchTask knows {' and '.join(algorithms)}, not {work.algorithm!r}")
+        if work.algorithm not in ALGORITHMS:
+            raise ConfigError(f"TorchTask knows {', '.join(ALGORITHMS)}, not {work.algorithm!r}")
         dataset = self._train_data(client)
         if not n_examples(dataset):
             raise ConfigError(f"train_data({client.id!r}) is empty: a client needs at least one example")
@@ -113,7 +109,7 @@ class TorchTask:
                 for name, entry in entries_of(model).items()
                 if not is_in_numpy(entry) and name in parameters
             }
-            trained = algorithms[work.algorithm](model, dataset, work)
+            trained = ALGORITHMS[work.algorithm](LocalTraining(self._recipe, model, dataset, work))
         if trained.parameters is None or not lost:
             return trained
         # what the model's own dtype could not hold was not learned away: it stays part of the parameters
@@ -129,81 +125,11 @@ class TorchTask:
         totals = MetricSums()
         with self._built(parameters, state, seed=_BUILD_SEED) as model, torch.no_grad():
             model.eval()
-            for size, batch in self._batches(dataset, split(range(n), _PIECE), model):
-                totals.add("loss", Ratio(float(self._loss(model, batch)) * size, size))
+            for size, batch in batches_for(model, dataset, split(range(n), PIECE), self._recipe):
+                totals.add("loss", Ratio(float(self._recipe.loss(model, batch)) * size, size))
                 for name, ratio in (self._metrics(model, batch) if self._metrics else {}).items():
                     totals.add(name, ratio)
         return Evaluated(num_examples=n, metrics=totals.ratios())
-
-    def _fedavg(self, model: nn.Module, dataset: Dataset[Any], work: Work) -> Trained:
-        n = n_examples(dataset)
-        norms = _norm_layers(model)
-        learned = [p for p in model.parameters() if p.requires_grad]
-        optimizer = self._optimizer(learned, work.learning_rate)
-        order = torch.Generator().manual_seed(work.seed)
-        size = min(work.batch_size or n, n)
-        n_batches = len(split(range(n), size, join_single=bool(norms)))
-        n_steps = work.max_steps if work.max_steps is not None else (work.epochs or 1) * n_batches
-        totals, step = MetricSums(), 0
-        model.train()
-        if size == 1:
-            _freeze(norms)
-        while step < n_steps:
-            epoch = split(shuffled(n, order), size, join_single=bool(norms))
-            for n_here, batch in self._batches(dataset, epoch[: n_steps - step], model):
-                optimizer.zero_grad()
-                loss = self._loss(model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if self._max_gradient_norm is not None:
-                    nn.utils.clip_grad_norm_(learned, self._max_gradient_norm)
-                optimizer.step()
-                step += 1
-                totals.add("loss", Ratio(loss.item() * n_here, n_here))
-                if not work.progress(step, n_steps, loss=loss.item()):
-                    n_steps = step
-                    break
-        travels, state = self._divided(model)
-        return Trained(parameters=travels, num_examples=n, n_steps=step, metrics=totals.ratios(), state=state)
-
-    def _fedsgd(self, model: nn.Module, dataset: Dataset[Any], work: Work) -> Trained:
-        """One pass; ended by `progress`, it is the gradient over the examples seen, and says how many they were."""
-        order = shuffled(n_examples(dataset), torch.Generator().manual_seed(work.seed))
-        pieces = split(order, work.batch_size or _PIECE)
-        named = dict(model.named_parameters())
-        learned = {name: p for name, p in named.items() if p.requires_grad}
-        # 16-bit sums would swallow the later pieces
-        sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in learned.values()]
-        totals, n_seen = MetricSums(), 0
-        model.train()
-        _freeze(_norm_layers(model))
-        for step, (n_here, batch) in enumerate(self._batches(dataset, pieces, model), start=1):
-            loss = self._loss(model, batch)
-            found = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-            for total, gradient in zip(sums, found, strict=True):
-                if gradient is not None:
-                    total.add_(gradient, alpha=n_here)
-            n_seen += n_here
-            totals.add("loss", Ratio(loss.item() * n_here, n_here))
-            if not work.progress(step, len(pieces), loss=loss.item()):
-                break
-        scale = 1 / n_seen
-        if self._max_gradient_norm is not None:
-            norm = float(torch.stack([total.norm() for total in sums]).norm()) / n_seen
-            scale *= min(1.0, self._max_gradient_norm / norm) if norm else 1.0
-        gradients = {name: torch.zeros_like(p) for name, p in named.items()}
-        gradients.update(zip(learned, (total * scale for total in sums), strict=True))
-        own = {name: p for name, p in learned.items() if self._is_personal(name)}
-        if own:  # nobody else steps them
-            for name, p in own.items():
-                p.grad = gradients[name].to(p.dtype)
-            self._optimizer(own.values(), work.learning_rate).step()
-        return Trained(
-            gradient=to_arrays({name: g for name, g in gradients.items() if not self._is_personal(name)}),
-            num_examples=n_seen,
-            n_steps=1,
-            metrics=totals.ratios(),
-            state=self._divided(model)[1],
-        )
 
     @contextmanager
     def _built(self, parameters: Arrays, state: Arrays, *, seed: int) -> Iterator[nn.Module]:
@@ -220,26 +146,5 @@ class TorchTask:
             torch.manual_seed(seed)
             yield model
 
-    def _batches(
-        self, dataset: Dataset[Any], indexes: list[list[int]], model: nn.Module
-    ) -> Iterator[tuple[int, Batch]]:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        return batches(dataset, indexes, collate=self._collate, device=device)
-
     def _is_personal(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._personal)
-
-    def _divided(self, model: nn.Module) -> tuple[Arrays, Arrays]:
-        """Return the entries that travel, and those that stay."""
-        entries = entries_of(model)
-        stays = {name: entry for name, entry in entries.items() if self._is_personal(name)}
-        return to_arrays({name: entry for name, entry in entries.items() if name not in stays}), to_arrays(stays)
-
-
-def _norm_layers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def _freeze(norms: list[nn.Module]) -> None:
-    for norm in norms:
-        norm.eval()

@@ -1,0 +1,184 @@
+"""What a device computes in one training: steps of FedAvg's kind, or FedSGD's one gradient.
+
+FedAvg is McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017,
+arXiv 1602.05629), algorithm 1, ClientUpdate; `fedsgd` is the same paper's single full pass: one gradient of the mean
+loss over all of a client's examples, accumulated in pieces. `fedprox`, `scaffold` and `feddyn` are FedAvg's steps with
+what `corrections.py` adds to each gradient. `qfedavg` (Li et al., "Fair Resource Allocation in Federated Learning",
+ICLR 2020, arXiv 1905.10497, algorithm 2) trains as FedAvg does and reports F_k(w) of the received model, on which the
+server's weights rest, as the metric `initial_loss`.
+
+Batch norm: a batch of one example has no variance. A last batch of one joins the batch before it; where every batch is
+of one (a shard of a single example, or `batch_size = 1`), the layers normalise by their running statistics and leave
+them as they are. Under `fedsgd` they always do: a gradient carries no statistics, and by fixed ones the gradient is
+exactly the mean over examples, however they are split. Dropout stays on, seeded.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from shared.task import Arrays, Ratio, Trained, Work
+from shared.torch_task.arrays import entries_of, to_arrays
+from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
+from shared.torch_task.client_optimizers import ClientOptimizer
+from shared.torch_task.corrections import Correction
+
+__all__ = ["ALGORITHMS", "INITIAL_LOSS", "PIECE", "LocalTraining", "Recipe", "batches_for"]
+
+PIECE = 256
+"""Examples at a time where the split changes nothing: evaluation, and the pass of fedsgd."""
+INITIAL_LOSS = "initial_loss"
+"""Metric of qfedavg: mean loss of the received model over all training examples, before the first step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a task trains, whatever the model and the data. See `TorchTask`."""
+
+    loss: Callable[[nn.Module, Batch], Tensor]
+    optimizer: Callable[[Iterable[nn.Parameter], float], ClientOptimizer]
+    max_gradient_norm: float | None
+    collate: Callable[[list[Any]], Batch] | None
+    is_personal: Callable[[str], bool]
+
+
+def batches_for(
+    model: nn.Module, dataset: Dataset[Any], indexes: list[list[int]], recipe: Recipe
+) -> Iterator[tuple[int, Batch]]:
+    """Yield each batch where the model is, with its number of examples."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return batches(dataset, indexes, collate=recipe.collate, device=device)
+
+
+class LocalTraining:
+    """One training of one model, which it changes.
+
+    Args:
+        recipe: of the task.
+        model: with the received values.
+        dataset: the client's, at least one example.
+        work: what is asked.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, dataset: Dataset[Any], work: Work) -> None:
+        self._recipe, self._model, self._dataset, self._work = recipe, model, dataset, work
+        self._norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self._sums = MetricSums()
+
+    def fedavg(self) -> Trained:
+        """Take steps; ended early by `progress`, they are those that were taken."""
+        work, model, n = self._work, self._model, n_examples(self._dataset)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        optimizer = self._recipe.optimizer(learned, work.learning_rate)
+        order = torch.Generator().manual_seed(work.seed)
+        size = min(work.batch_size or n, n)
+        n_batches = len(split(range(n), size, join_single=bool(self._norms)))
+        n_steps = work.max_steps if work.max_steps is not None else (work.epochs or 1) * n_batches
+        if work.algorithm == "qfedavg":
+            self._look_at_the_received(n_steps)
+        correction = Correction(self._travelling(), work.correction, work.mu)
+        step = 0
+        model.train()
+        if size == 1:
+            self._freeze_norms()
+        while step < n_steps:
+            epoch = split(shuffled(n, order), size, join_single=bool(self._norms))
+            for n_here, batch in self._batches(epoch[: n_steps - step]):
+                optimizer.zero_grad()
+                loss = self._recipe.loss(model, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self._recipe.max_gradient_norm is not None:
+                    nn.utils.clip_grad_norm_(learned, self._recipe.max_gradient_norm)
+                correction.add()
+                optimizer.step()
+                step += 1
+                self._sums.add("loss", Ratio(loss.item() * n_here, n_here))
+                if not work.progress(step, n_steps, loss=loss.item()):
+                    n_steps = step
+                    break
+        travels, state = self._divided()
+        return Trained(parameters=travels, num_examples=n, n_steps=step, metrics=self._sums.ratios(), state=state)
+
+    def fedsgd(self) -> Trained:
+        """Make one pass; ended by `progress`, it is the gradient over the examples seen, and says how many."""
+        work, model = self._work, self._model
+        order = shuffled(n_examples(self._dataset), torch.Generator().manual_seed(work.seed))
+        pieces = split(order, work.batch_size or PIECE)
+        named = dict(model.named_parameters())
+        learned = {name: p for name, p in named.items() if p.requires_grad}
+        # 16-bit sums would swallow the later pieces
+        sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in learned.values()]
+        n_seen = 0
+        model.train()
+        self._freeze_norms()
+        for step, (n_here, batch) in enumerate(self._batches(pieces), start=1):
+            loss = self._recipe.loss(model, batch)
+            found = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+            for total, gradient in zip(sums, found, strict=True):
+                if gradient is not None:
+                    total.add_(gradient, alpha=n_here)
+            n_seen += n_here
+            self._sums.add("loss", Ratio(loss.item() * n_here, n_here))
+            if not work.progress(step, len(pieces), loss=loss.item()):
+                break
+        scale = 1 / n_seen
+        if self._recipe.max_gradient_norm is not None:
+            norm = float(torch.stack([total.norm() for total in sums]).norm()) / n_seen
+            scale *= min(1.0, self._recipe.max_gradient_norm / norm) if norm else 1.0
+        gradients = {name: torch.zeros_like(p) for name, p in named.items()}
+        gradients.update(zip(learned, (total * scale for total in sums), strict=True))
+        own = {name: p for name, p in learned.items() if self._recipe.is_personal(name)}
+        if own:  # nobody else steps them
+            for name, p in own.items():
+                p.grad = gradients[name].to(p.dtype)
+            self._recipe.optimizer(own.values(), work.learning_rate).step()
+        return Trained(
+            gradient=to_arrays({name: g for name, g in gradients.items() if not self._recipe.is_personal(name)}),
+            num_examples=n_seen,
+            n_steps=1,
+            metrics=self._sums.ratios(),
+            state=self._divided()[1],
+        )
+
+    @torch.no_grad()
+    def _look_at_the_received(self, n_steps: int) -> None:
+        """Report its loss: without dropout, by running statistics, and without a trace in the training that follows."""
+        self._model.eval()
+        for n_here, batch in self._batches(split(range(n_examples(self._dataset)), PIECE)):
+            self._sums.add(INITIAL_LOSS, Ratio(float(self._recipe.loss(self._model, batch)) * n_here, n_here))
+            self._work.progress(0, n_steps)  # a cancel is heard; time that is up is up after the first step
+        torch.manual_seed(self._work.seed)
+
+    def _batches(self, indexes: list[list[int]]) -> Iterator[tuple[int, Batch]]:
+        return batches_for(self._model, self._dataset, indexes, self._recipe)
+
+    def _freeze_norms(self) -> None:
+        for norm in self._norms:
+            norm.eval()
+
+    def _travelling(self) -> dict[nn.Parameter, list[str]]:
+        """Return what is stepped and travels, with all its names."""
+        names: dict[nn.Parameter, list[str]] = defaultdict(list)
+        for name, p in self._model.named_parameters(remove_duplicate=False):
+            if p.requires_grad and not self._recipe.is_personal(name):
+                names[p].append(name)
+        return names
+
+    def _divided(self) -> tuple[Arrays, Arrays]:
+        """Return the entries that travel, and those that stay."""
+        entries = entries_of(self._model)
+        stays = {name: entry for name, entry in entries.items() if self._recipe.is_personal(name)}
+        return to_arrays({name: entry for name, entry in entries.items() if name not in stays}), to_arrays(stays)
+
+
+ALGORITHMS: dict[str, Callable[[LocalTraining], Trained]] = {
+    **dict.fromkeys(("fedavg", "fedprox", "scaffold", "feddyn", "qfedavg"), LocalTraining.fedavg),
+    "fedsgd": LocalTraining.fedsgd,
+}
+"""By the name in `training.algorithm`."""
