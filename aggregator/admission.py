@@ -8,7 +8,7 @@ spec. Digest, finiteness and norm follow off the event loop (`intake.py`). Shape
 from dataclasses import dataclass
 
 from aggregator.leases import Lease, LeaseBook
-from shared.codecs import Codec
+from shared.codecs import Codec, refuse_length
 from shared.errors import PeerError, Reason
 from shared.messages import Kind, Report, Reported
 
@@ -134,10 +134,9 @@ def check_report(report: Report, lease: Lease, *, run: str, codec: Codec, n_para
         return
     if report.codec != lease.record.codec:
         raise PeerError(Reason.CODEC, f"{report.codec!r}, assigned was {lease.record.codec!r}")
-    expected = codec.encoded_bytes(n_params)
-    if report.size != expected:
-        raise PeerError(Reason.LENGTH, f"{report.size} bytes, {n_params} parameters as {codec.name} are {expected}")
-    if report.size > lease.record.max_bytes:
-        raise PeerError(Reason.SIZE, f"{report.size} bytes, at most {lease.record.max_bytes}")
-    if report.data is not None and len(report.data) != report.size:
-        raise PeerError(Reason.SIZE, f"{len(report.data)} bytes of data, the report says {report.size}")
+    size = report.size or 0  # a trained report has one
+    refuse_length(codec, size, n_params)
+    if size > lease.record.max_bytes:
+        raise PeerError(Reason.SIZE, f"{size} bytes, at most {lease.record.max_bytes}")
+    if report.data is not None and len(report.data) != size:
+        raise PeerError(Reason.SIZE, f"{len(report.data)} bytes of data, the report says {size}")

@@ -1,58 +1,24 @@
 """An encoded update, block by block: is it believable in form, and into the sum with it.
 
 An update is decoded 128 KiB at a time from memory or from its file, so that folding needs no memory of an
-update's size. Both functions take milliseconds a megabyte: run them off the event loop.
+update's size, whatever its codec. Both functions take milliseconds a megabyte: run them off the event loop.
 
 Not here: the sum itself (`rules/`), the order of folding (`round_machine.py`), the bytes on disk (`part_files.py`).
 """
 
 import math
-from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules import BLOCK_PARAMS, AggregationRule, RuleState
-from shared.codecs import Codec
+from aggregator.rules import AggregationRule, RuleState
+from shared.codecs import Bytes, Codec, Readable
 from shared.errors import PeerError, Reason
 
-__all__ = ["blocks_of", "fold", "verify"]
-
-Bytes = bytes | bytearray | memoryview
+__all__ = ["fold", "verify"]
 
 
-class Blocks(Protocol):
-    """Encoded bytes that are read in blocks, such as those of a file."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> Bytes:
-        """Return a range; it may hold only until the next one is asked for."""
-
-
-def blocks_of(codec: Codec, data: Bytes | Blocks, n_params: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield an update as (offset, (at most BLOCK_PARAMS,) float32); each holds until the next.
-
-    Args:
-        codec: it was encoded with.
-        data: the encoded update.
-        n_params: of the run's own spec, never of the wire.
-
-    Raises:
-        PeerError: `data` has not the length of `n_params` (`length`).
-    """
-    expected = codec.encoded_bytes(n_params)
-    if len(data) != expected:
-        raise PeerError(Reason.LENGTH, f"{len(data)} bytes of {codec.name}, {expected} are {n_params} values")
-    view = memoryview(data) if isinstance(data, Bytes) else data
-    for start in range(0, n_params, BLOCK_PARAMS):
-        stop = min(start + BLOCK_PARAMS, n_params)
-        first, last = codec.block_range(start, stop)
-        yield start, codec.decode(view[first:last], stop - start)
-
-
-def verify(codec: Codec, data: Bytes | Blocks, n_params: int, *, max_norm: float | None = None) -> float:
+def verify(codec: Codec, data: Bytes | Readable, n_params: int, *, max_norm: float | None = None) -> float:
     """Return the 2-norm of an update, or refuse it.
 
     Args:
@@ -65,7 +31,7 @@ def verify(codec: Codec, data: Bytes | Blocks, n_params: int, *, max_norm: float
         PeerError: `length`, `not_finite` or `norm`.
     """
     squares = 0.0
-    for _, block in blocks_of(codec, data, n_params):
+    for _, block in codec.blocks(data, n_params):
         squares += _squares(block)
         if not math.isfinite(squares):
             raise PeerError(Reason.NOT_FINITE, "the update has NaN or Inf")
@@ -79,7 +45,7 @@ def fold(
     rule: AggregationRule,
     state: RuleState,
     codec: Codec,
-    data: Bytes | Blocks,
+    data: Bytes | Readable,
     *,
     weight: float,
     scale: float = 1.0,
@@ -96,7 +62,7 @@ def fold(
         scale: factor on the update itself.
         n_steps: that its device took.
     """
-    rule.accumulate(state, blocks_of(codec, data, len(state.total)), weight, scale=scale, n_steps=n_steps)
+    rule.accumulate(state, codec.blocks(data, len(state.total)), weight, scale=scale, n_steps=n_steps)
 
 
 def _squares(block: NDArray[np.float32]) -> float:

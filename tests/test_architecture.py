@@ -38,7 +38,10 @@ DOORS = {
 
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
 PURE = {
-    "shared": {"chunking", "codecs", "messages", "parameters", "topics", "wire", "wire_fields"},
+    "shared": {
+        *("choice", "codec", "floats"),  # of codecs
+        *("chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
+    },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {
         *("explained_causes", "explained_rounds", "explained_tables", "explanation", "fairness", "lease_accounts"),

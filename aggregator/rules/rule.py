@@ -14,10 +14,9 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "RuleState", "weight_of"]
+from shared.codecs import BLOCK_PARAMS
 
-BLOCK_PARAMS = 32_768
-"""Parameters a block: 256 KiB as float64, which stays in a core's own cache."""
+__all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "RuleState", "weight_of"]
 
 Delta: TypeAlias = NDArray[np.float64]
 Blocks: TypeAlias = Iterable[tuple[int, NDArray[np.float32]]]

@@ -11,7 +11,7 @@ import numpy as np
 from broker.simulated import SimulatedBroker
 from broker.transport import Connection, Message
 from shared.chunking import Bitmap, ChunkLayout, sha256_hex, to_ranges
-from shared.codecs import codec_named
+from shared.codecs import codec_named, decode_vector
 from shared.errors import Reason, TransportError
 from shared.messages import (
     Action,
@@ -274,7 +274,7 @@ class FakeAggregator:
         """Accept a report."""
         if data is not None:
             assert sha256_hex(data) == report.sha256
-            self.deltas[report.lease] = codec_named(report.codec).decode(data, self.spec.n_params)
+            self.deltas[report.lease] = decode_vector(codec_named(report.codec), data, self.spec.n_params)
         outcome = Outcome.FAILED if report.outcome is Reported.FAILED else self.outcome
         receipt = Receipt(epoch=self.epoch, lease=report.lease, run=report.run, outcome=outcome)
         self.finals[report.lease] = receipt

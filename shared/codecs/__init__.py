@@ -1,0 +1,16 @@
+"""How a flat vector becomes bytes, and bytes a flat vector again. One family a file."""
+
+from shared.codecs.choice import CODECS, codec_named
+from shared.codecs.codec import BLOCK_PARAMS, Blocks, Bytes, Codec, Readable, decode_vector, refuse_length
+
+__all__ = [
+    "BLOCK_PARAMS",
+    "CODECS",
+    "Blocks",
+    "Bytes",
+    "Codec",
+    "Readable",
+    "codec_named",
+    "decode_vector",
+    "refuse_length",
+]
