@@ -25,7 +25,7 @@ PERMANENT_RETRY_S = 4 * 3600.0
 TRANSIENT_RETRY_S = 15 * 60.0
 MAX_STEPS = 1_000_000_000
 """As many as a WorkOrder can ask for."""
-_PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
+_PERMANENT = frozenset({Reason.SPEC, Reason.STATE, Reason.PROTOCOL, Reason.CLONED_ID})
 
 
 class Invitations:
@@ -155,6 +155,7 @@ class Invitations:
             max_steps=max_steps,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate_at(self._tally.version),
+            mu=training.mu or 0.0,
             options=training.options,
         )
 

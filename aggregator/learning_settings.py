@@ -18,7 +18,9 @@ __all__ = ["OptimizerSettings", "ServerSettings", "TrainingSettings"]
 class TrainingSettings(Section):
     """What a device is asked to do."""
 
-    algorithm: Literal["fedavg", "fedsgd"] = Field("fedavg", description="fedsgd: one gradient over all its examples")
+    algorithm: Literal["fedavg", "fedsgd", "fedprox"] = Field(
+        "fedavg", description="fedsgd: one gradient over all its examples; fedprox: needs mu"
+    )
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
     )
@@ -29,6 +31,9 @@ class TrainingSettings(Section):
     batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
+    mu: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="fedprox: the pull towards the received model; 0: fedavg"
+    )
     codec: str = Field("float32", description="how updates are encoded")
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
 
@@ -49,6 +54,20 @@ class TrainingSettings(Section):
             raise ValueError("epochs and max_steps exclude each other: keep one")
         if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
             raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _is_of_the_algorithm(self) -> Self:
+        for key, algorithm, value in (("mu", "fedprox", self.mu),):
+            if value is not None and self.algorithm != algorithm:
+                raise ValueError(f"{key} is of {algorithm} alone, and algorithm = {self.algorithm}: leave it out")
+            if value is None and self.algorithm == algorithm:
+                raise ValueError(f"{algorithm} needs {key}: 0.01 to 1 is usual")
+            if value is not None and value * self.learning_rate > 1:
+                raise ValueError(
+                    f"{key} x learning_rate = {value * self.learning_rate:g} is over 1: every step would overshoot the "
+                    "received model; lower either"
+                )
         return self
 
 

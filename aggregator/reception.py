@@ -33,7 +33,9 @@ log = structlog.get_logger(__name__)
 SUMMED_UP_S = 10.0
 """Between two log lines for one reason: a hostile device writes messages faster than anybody reads lines."""
 _OF_ANOTHER_RUN = "of another run of this fleet: its device keeps it, and offers it until that run is served again"
-_FAILURES = {str(reason): reason for reason in (Reason.NOT_FINITE, Reason.RESULT, Reason.SPEC)}
+_FAILURES = {
+    str(reason): reason for reason in (Reason.NOT_FINITE, Reason.RESULT, Reason.SPEC, Reason.STATE, Reason.PROTOCOL)
+}
 """What a device may name instead of the exception that its task raised."""
 _ABOUT_THE_UPDATE = frozenset(
     {
@@ -171,7 +173,7 @@ class Reception:
             refusal, detail = Reason.PROTOCOL, f"speaks {check_in.protocols}, the fleet {PROTOCOL_VERSION}"
         elif self._codec.name not in check_in.codecs:
             refusal, detail = Reason.CODEC, f"does not speak {self._codec.name}"
-        elif refusal is None and check_in.spec != self._spec.digest:
+        elif refusal is None and check_in.spec != self._spec.own.digest:
             refusal, detail = Reason.SPEC, "its task yields another model"
         if refusal is not None:
             log.info("not_eligible", device=device, reason=str(refusal), detail=detail)

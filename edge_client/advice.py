@@ -29,6 +29,8 @@ ADVICE: Mapping[Reason, str] = MappingProxyType(
         Reason.TRAINING: "see the traceback in this log, under training_failed",
         Reason.RESULT: "see under training_failed in this log what the task returned",
         Reason.SPEC: "use the same task, with the same model, on the device and at the aggregator",
+        Reason.STATE: "nothing: it begins anew; if it happens again, see that nothing deletes this device's folder",
+        Reason.PROTOCOL: _SAME_VERSION,
         Reason.DATA: "see whether the task finds data for this client",
         Reason.GOAL_MET: _NOTHING,
         Reason.TOO_STALE: "nothing, if it is rare; else raise round.window_s, or let this device train less",
@@ -46,6 +48,7 @@ TURNED_AWAY: Mapping[Reason, str] = MappingProxyType(
     {
         Reason.SPEC: "use the task of the run on this device; which parameter differs is said under spec_differs",
         Reason.PROTOCOL: _SAME_VERSION,
+        Reason.STATE: "let this device keep state (keeps_state), or use an algorithm that needs none: fedavg, fedprox",
         Reason.CLONED_ID: "give each device an id of its own (--id)",
     }
 )

@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 
 from edge_client.advice import advice_for
+from edge_client.algorithm_states import AlgorithmStates
 from edge_client.config import EdgeSettings
 from edge_client.events import HeldReport, Settle
 from edge_client.files import Files, OnDisk
@@ -90,6 +91,7 @@ class DeviceWork:
         )
         self.cache = ModelCache(files.below("models"), settings.cache.quota_bytes)
         self._state = LocalState(files.below("state"))
+        self._kept = AlgorithmStates(files.below("state"))
         self._line = line or TrainingLine()
         self._spec: ParameterSpec | None = None
         self._cached: CachedModel | None = None
@@ -174,6 +176,7 @@ class DeviceWork:
                         spec=self.spec,
                         state=state,
                         gate=gate,
+                        kept=partial(self._kept.of, order.run),
                     ),
                 )
             if finished is None or gate.is_cancelled:
@@ -232,6 +235,9 @@ class DeviceWork:
     def _keep(self, order: Assignment, finished: Finished) -> list[str]:
         if finished.state is not None:
             self._state.stage(order.lease, order.run, finished.state)
+        if finished.kept is not None:
+            parent = None if order.work is None else order.work.state_of
+            self._kept.stage(order.lease, order.run, finished.kept, parent=parent)
         return self.outbox.put(
             finished.report, round=order.round, version=order.model.version, payload=finished.payload
         )
@@ -240,8 +246,10 @@ class DeviceWork:
         try:
             if settle.outcome is Outcome.ACCEPTED:
                 self._state.accept(settle.lease)
+                self._kept.accept(settle.lease, [entry.lease for entry in self.outbox.entries])
             else:
                 self._state.roll_back(settle.lease)
+                self._kept.roll_back(settle.lease)
         except OSError as error:
             self._log.error("local_state_not_kept", lease=settle.lease, cause=str(error))
         self.outbox.conclude(settle.lease)

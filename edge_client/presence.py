@@ -25,7 +25,7 @@ __all__ = ["CLONED", "Presence"]
 TAKEOVERS, TAKEOVERS_WITHIN_S = 2, 60.0
 """So many within so many seconds: another device has this id."""
 CLONED = "another device uses this id; give each device an id of its own (--id)"
-PERMANENT = frozenset({Reason.SPEC, Reason.PROTOCOL, Reason.CLONED_ID})
+PERMANENT = frozenset({Reason.SPEC, Reason.STATE, Reason.PROTOCOL, Reason.CLONED_ID})
 """Refusals that only a person can lift."""
 LEAST_CHECK_IN_S = 1.0
 """A fleet that says zero would have its devices do nothing else."""

@@ -263,7 +263,7 @@ class Session:
         download = await self._download(_SPEC, run, model, lambda: None)
         index = await download.fetch_index()
         self._downloads.pop(_SPEC, None)
-        detail = self._work.spec.difference(index.spec) or "nothing now: the run has another model by now"
+        detail = self._work.spec.difference(index.spec.own) or "nothing now: the run has another model by now"
         self._log.error("spec_differs", run=run, parameter=detail)
         self._tell(events.SpecExplained(detail))
 

@@ -12,15 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import structlog
 from pydantic import ValidationError
 
 from edge_client.local_state import pack
 from edge_client.upload import LEAST_CHUNK_BYTES
+from shared.algorithms import STATEFUL, DeviceAlgorithm, algorithm_named, extended
 from shared.chunking import sha256_hex
-from shared.codecs import codec_named
+from shared.codecs.choice import codec_named
+from shared.codecs.codec import decode_vector
 from shared.errors import ConfigError, PeerError, Reason
-from shared.messages import Assignment, Kind, Report, Reported, WireMetric
+from shared.messages import Assignment, Kind, Report, Reported, WireMetric, WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import BESIDE_MODEL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
 from shared.wire import encode
@@ -78,11 +81,19 @@ class Finished:
         report: of an update, as an offer; how it travels is decided when it is sent.
         payload: the encoded update; empty for an evaluation or a failure.
         state: what the task wants back next time; None when it said nothing about it.
+        kept: what the algorithm keeps; None when it keeps nothing.
     """
 
     report: Report
     payload: bytes = b""
     state: Arrays | None = field(default=None, repr=False)
+    kept: Arrays | None = field(default=None, repr=False)
+
+
+def _nothing_kept(lease: str | None) -> Arrays:
+    if lease is not None:
+        raise PeerError(Reason.STATE, "this device keeps nothing")
+    return {}
 
 
 def carry_out(
@@ -94,6 +105,7 @@ def carry_out(
     spec: ParameterSpec,
     state: Callable[[], Arrays],
     gate: Gate,
+    kept: Callable[[str | None], Arrays] = _nothing_kept,
 ) -> Finished | None:
     """Train or evaluate. Takes as long as it takes.
 
@@ -105,6 +117,7 @@ def carry_out(
         spec: the task's own.
         state: reads what this client returned last and had accepted.
         gate: the task's `progress`.
+        kept: reads what the algorithm has kept since the update of a lease (`AlgorithmStates.of`).
 
     Returns:
         None: cancelled, nobody wants a report.
@@ -114,12 +127,12 @@ def carry_out(
         if gate.is_cancelled:
             return None
         theirs, vector = received()
-        if theirs.digest != spec.digest:
-            raise PeerError(Reason.SPEC, spec.difference(theirs))
+        if theirs.own.digest != spec.digest:
+            raise PeerError(Reason.SPEC, spec.difference(theirs.own))
         if order.kind is Kind.EVALUATE:
-            finished = _evaluate(order, task, client, partial(spec.unflatten, vector), state(), gate)
+            finished = _evaluate(order, task, client, partial(spec.unflatten, vector[: spec.n_params]), state(), gate)
         else:
-            finished = _train(order, task, client, vector, spec, state(), gate)
+            finished = _train(order, task, client, (theirs, vector), state(), kept, gate)
     except TrainingCancelled:
         if not gate.is_cancelled:  # the task's own idea: without a report the device would wait for ever
             detail = "the task raised TrainingCancelled, and nobody had cancelled it"
@@ -134,19 +147,31 @@ def carry_out(
 
 
 def _train(
-    order: Assignment, task: Task, client: Client, vector: Vector, spec: ParameterSpec, state: Arrays, gate: Gate
+    order: Assignment,
+    task: Task,
+    client: Client,
+    received: tuple[ParameterSpec, Vector],
+    state: Arrays,
+    kept: Callable[[str | None], Arrays],
+    gate: Gate,
 ) -> Finished:
     if order.work is None:
         raise PeerError(Reason.FIELDS, "an assignment to train without work")
+    theirs, vector = received
     try:
         codec = codec_named(order.codec)
     except ConfigError as error:
         raise PeerError(Reason.CODEC, str(error)) from error
-    if codec.encoded_bytes(spec.n_params) > order.max_bytes:
-        raise PeerError(Reason.SIZE, f"{codec.encoded_bytes(spec.n_params)} bytes, {order.max_bytes} are allowed")
-    work = order.work
+    if codec.encoded_bytes(theirs.n_params) > order.max_bytes:
+        raise PeerError(Reason.SIZE, f"{codec.encoded_bytes(theirs.n_params)} bytes, {order.max_bytes} are allowed")
+    spec, work = theirs.own, order.work
+    algorithm = _algorithm_of(order.work, theirs)
+    model, auxiliary = vector[: spec.n_params], vector[spec.n_params :]
+    before = kept(work.state_of) if work.algorithm in STATEFUL else {}
+    adjustment = algorithm.begin(before, auxiliary, int(spec.is_trainable.sum()))
+    correction = adjustment.correction
     trained = task.train(
-        spec.unflatten(vector),
+        spec.unflatten(model),
         Work(
             round_id=order.round,
             seed=work.seed,
@@ -158,16 +183,29 @@ def _train(
             learning_rate=work.learning_rate,
             options=work.options,
             state=state,
+            correction={} if correction is None else spec.named_trainables(correction),
+            mu=adjustment.mu,
             progress=gate,
         ),
         client,
     )
-    delta = delta_of(trained, vector, spec)
+    delta = delta_of(trained, model, spec)
+    if trained.gradient is not None and (correction is not None or adjustment.mu):
+        raise PeerError(Reason.RESULT, f"{work.algorithm} needs the parameters after training, not a gradient")
     try:
         pack(trained.state)
     except TypeError as error:
         raise PeerError(Reason.RESULT, str(error)) from error
-    payload = codec.encode(delta, order.codec_seed)
+    change = algorithm.auxiliary_change(
+        delta[spec.is_trainable], auxiliary, n_steps=trained.n_steps, learning_rate=work.learning_rate
+    )
+    if not np.isfinite(change).all():
+        raise PeerError(Reason.NOT_FINITE, f"the change of {work.algorithm}'s state has NaN or Inf")
+    payload = codec.encode(np.concatenate([delta, change]) if len(change) else delta, order.codec_seed)
+    after: Arrays | None = None
+    if work.algorithm in STATEFUL:
+        sent = decode_vector(codec, payload, theirs.n_params)
+        after = algorithm.next_kept(before, sent[: spec.n_params][spec.is_trainable], sent[spec.n_params :])
     report = _report(
         order,
         gate,
@@ -180,7 +218,23 @@ def _train(
         sha256=sha256_hex(payload),
         chunk_bytes=LEAST_CHUNK_BYTES,
     )
-    return Finished(report=report, payload=payload, state=trained.state)
+    return Finished(report=report, payload=payload, state=trained.state, kept=after)
+
+
+def _algorithm_of(work: WorkOrder, theirs: ParameterSpec) -> DeviceAlgorithm:
+    """Return the algorithm that an order names.
+
+    Raises:
+        PeerError: this program does not know it (`protocol`), or the model does not bring what it needs (`spec`).
+    """
+    try:
+        algorithm = algorithm_named(work.algorithm, mu=work.mu, alpha=work.alpha)
+        expected = extended(theirs.own, work.algorithm)
+    except ConfigError as error:
+        raise PeerError(Reason.PROTOCOL, f"{error}: use the aggregator's version of this program") from error
+    if theirs.digest != expected.digest:
+        raise PeerError(Reason.SPEC, f"for {work.algorithm}: {expected.difference(theirs)}")
+    return algorithm
 
 
 def _evaluate(

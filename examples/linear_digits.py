@@ -78,9 +78,10 @@ class LinearDigits:
         return Initial({"weights": np.zeros((N_FEATURES, N_LABELS), np.float32)})
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
-        """Take steps of plain SGD on the mean cross-entropy; "fedsgd" returns the gradient over all images."""
+        """Take steps of SGD on the mean cross-entropy, corrected; "fedsgd" returns the gradient over all images."""
         inputs, labels = self._examples(client)
-        weights = parameters["weights"].astype(np.float32)
+        received = weights = parameters["weights"].astype(np.float32)
+        correction: NDArray[np.float32] = work.correction.get("weights", np.zeros_like(weights))
         n, size = len(labels), min(work.batch_size or len(labels), len(labels))
         n_steps = work.max_steps or (work.epochs or 1) * -(-n // size)
         if work.algorithm == "fedsgd":
@@ -92,6 +93,7 @@ class LinearDigits:
             for start in range(0, n, size):
                 batch = order[start : start + size]
                 gradient, loss = _gradient(weights, inputs[batch], labels[batch])
+                gradient = gradient + correction + np.float32(work.mu) * (weights - received)
                 weights = weights - work.learning_rate * gradient
                 step, total, n_seen = step + 1, total + loss * len(batch), n_seen + len(batch)
                 if not work.progress(step, n_steps) or step == n_steps:

@@ -27,7 +27,7 @@ class LineTask:
         return Initial({"line": np.random.default_rng(seed).normal(size=2)})
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
-        """Take full-batch steps; for "fedsgd" return the gradient instead."""
+        """Take full-batch steps; for "fedsgd" return the gradient instead. One line does all other algorithms."""
         x, y = points(client)
         line = parameters["line"]
         n_steps = work.max_steps or work.epochs or 1
@@ -35,6 +35,7 @@ class LineTask:
             gradient = 2 * x.T @ (x @ line - y) / len(x)
             if work.algorithm == "fedsgd":
                 return Trained(gradient={"line": gradient}, num_examples=len(x), n_steps=1)
+            gradient = gradient + work.correction.get("line", 0.0) + work.mu * (line - parameters["line"])
             line = line - work.learning_rate * gradient
             if not work.progress(step, n_steps):  # the time is up
                 break

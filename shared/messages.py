@@ -201,6 +201,7 @@ class CheckIn(WireMessage):
     detail: Text = ""
     holds: Annotated[list[Holding], Field(max_length=MAX_HOLDS)] = []
     missing: Digest | None = None
+    keeps_state: bool = True
 
 
 class WorkOrder(_Part):
@@ -212,6 +213,9 @@ class WorkOrder(_Part):
     max_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)] | None = None
     learning_rate: Finite
+    mu: Finite = 0.0
+    alpha: Finite | None = None
+    state_of: LeaseId | None = None
     options: Options = {}
 
 

@@ -41,7 +41,7 @@ class Role(StrEnum):
 
     TRAINABLE = "trainable"  # stepped by the server optimizer
     BUFFER = "buffer"  # averaged, never stepped: a running variance must not go negative
-    AUXILIARY = "auxiliary"  # travels beside the model, with a rule of its own
+    AUXILIARY = "auxiliary"  # travels behind the model, of a device algorithm: no task sees it, no optimizer steps it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +148,42 @@ class ParameterSpec:
         mask.flags.writeable = False
         return mask
 
+    @cached_property
+    def own(self) -> "ParameterSpec":
+        """The task's own entries, without those that travel behind the model; `vector[: own.n_params]` is theirs."""
+        entries = tuple(entry for entry in self.entries if entry.role is not Role.AUXILIARY)
+        return self if len(entries) == len(self.entries) else ParameterSpec(entries)
+
+    def with_auxiliary(self, name: str, size: int) -> "ParameterSpec":
+        """Return the spec with one more flat float32 entry behind the model.
+
+        Raises:
+            ConfigError: the model has an entry of that name, or it becomes too large to travel.
+        """
+        if any(name in entry.names for entry in self.entries):
+            raise ConfigError(f"parameter {name!r}: that name is taken", hint="rename it in the model")
+        if self.n_params + size > MAX_PARAMETERS or len(self.entries) + 1 > MAX_ENTRIES:
+            raise ConfigError(
+                f"the model has {self.n_params} parameters, and {size} more are to travel with it",
+                hint=f"at most {MAX_PARAMETERS} under {MAX_ENTRIES} names travel",
+            )
+        more = Entry(names=(name,), shape=(size,), dtype="float32", role=Role.AUXILIARY, start=self.n_params)
+        return ParameterSpec((*self.entries, more))
+
+    def named_trainables(self, values: Vector) -> dict[str, Vector]:
+        """Return what belongs to each trainable entry, by its names, in its shape, as float32: views.
+
+        Args:
+            values: (n_trainable,) float32, in the order of the flat vector.
+        """
+        arrays: dict[str, Vector] = {}
+        start = 0
+        for entry in self.entries:
+            if entry.role is Role.TRAINABLE:
+                arrays.update(dict.fromkeys(entry.names, values[start : start + entry.size].reshape(entry.shape)))
+                start += entry.size
+        return arrays
+
     def flatten(self, arrays: Arrays) -> Vector:
         """Return the arrays as one new vector: (n_params,) float32.
 
@@ -229,6 +265,9 @@ class ParameterSpec:
                     raise ValueError(f"over {MAX_PARAMETERS} parameters")
             if not start:
                 raise ValueError("no values")
+            roles = [entry.role is Role.AUXILIARY for entry in entries]
+            if roles != sorted(roles) or all(entry.size == 0 for entry in entries if entry.role is not Role.AUXILIARY):
+                raise ValueError("auxiliary entries come behind those of the model")
             if len(seen) != sum(len(entry.names) for entry in entries):
                 raise ValueError("a name twice")
         except (TypeError, ValueError) as error:

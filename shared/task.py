@@ -96,7 +96,7 @@ class Work:
     Args:
         round_id: which round asks.
         seed: from (run seed, round, client): the only randomness there is.
-        algorithm: as in `training.algorithm`, such as "fedavg".
+        algorithm: as in `training.algorithm`: "fedsgd" wants a gradient, any other parameters after training.
         epochs: passes over the data; this or `max_steps`.
         max_steps: optimizer steps; this or `epochs`.
         max_seconds: when they are over, `progress` returns False; None: no limit.

@@ -40,7 +40,7 @@ DOORS = {
 PURE = {
     "shared": {
         *("choice", "codec", "floats"),  # of codecs
-        *("chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
+        *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

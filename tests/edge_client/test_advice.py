@@ -6,7 +6,7 @@ from shared.errors import OWN_RULES, Reason
 
 NEVER_FINAL = {
     *(Reason.TOPIC, Reason.RATE, Reason.UNKNOWN_LEASE, Reason.FOREIGN_LEASE, Reason.OTHER_RUN, Reason.CHUNK),
-    *(Reason.NOT_DRAWN, Reason.QUOTA, Reason.PROTOCOL, Reason.CLONED_ID, Reason.PAUSED),
+    *(Reason.NOT_DRAWN, Reason.QUOTA, Reason.CLONED_ID, Reason.PAUSED),
     *(Reason.DISK, Reason.OPERATOR, Reason.DEVICE_RESTARTED),
     *OWN_RULES,
 }

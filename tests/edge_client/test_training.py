@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 import structlog
 
 from edge_client.training import Finished, Gate, carry_out
+from shared.algorithms import extended
 from shared.chunking import sha256_hex
-from shared.messages import Kind, Reported
+from shared.errors import PeerError, Reason
+from shared.messages import Kind, Reported, WorkOrder
 from shared.parameters import ParameterSpec, Vector
 from shared.task import (
     BESIDE_MODEL,
@@ -15,6 +18,7 @@ from shared.task import (
     Client,
     ClientId,
     Evaluated,
+    Initial,
     Ratio,
     Task,
     Trained,
@@ -33,14 +37,17 @@ def carried_out(
     gate: Gate | None = None,
     state: Arrays | None = None,
     spec: ParameterSpec | None = None,
+    kept: Mapping[str | None, Arrays] = MappingProxyType({None: {}}),
+    auxiliary: float = 0.0,
     **changes: Any,
 ) -> Finished | None:
-    """Carry an assignment out on a model of zeros."""
+    """Carry an assignment out on a model of zeros; `auxiliary` is what travels behind it."""
     own = ParameterSpec.of(task.initial_parameters(0))
 
     def received() -> tuple[ParameterSpec, Vector]:
         theirs = spec or own
-        return theirs, np.zeros(theirs.n_params, np.float32)
+        model, more = np.zeros(theirs.own.n_params), np.full(theirs.n_params - theirs.own.n_params, auxiliary)
+        return theirs, np.concatenate([model, more]).astype(np.float32)
 
     order = an_order(kind=changes.pop("kind", Kind.TRAIN)).model_copy(update=changes)
     return carry_out(
@@ -51,6 +58,7 @@ def carried_out(
         spec=own,
         state=lambda: state or {},
         gate=gate or Gate(lambda: 0.0, order.max_seconds),
+        kept=kept.__getitem__,
     )
 
 
@@ -255,3 +263,112 @@ def test_evaluation_has_the_clients_own_model_beside_the_global_one() -> None:
 def test_evaluation_without_a_model_of_ones_own_is_of_the_global_one_alone(state: Arrays) -> None:
     """What lies beside the model, such as an optimizer's moments, makes no second model."""
     assert finished(Personal(), kind=Kind.EVALUATE, state=state).report.metrics == {"accuracy": (2.0, 4.0)}
+
+
+def an_order_of(algorithm: str, **fields: Any) -> WorkOrder:
+    """Work for one of the algorithms that keep something; K η is 1 for ten steps."""
+    return WorkOrder(seed=1, algorithm=algorithm, epochs=1, learning_rate=0.1, **fields)
+
+
+def test_scaffold_sends_both_changes_and_keeps_its_variate() -> None:
+    """C = 3, c_i = 1, Δ = 1, K η = 1: correction 2, Δc = -3 - 1 = -4, and c_i is -3 then."""
+    task = AddOne(n_params=2)
+    spec = extended(ParameterSpec.of(task.initial_parameters(0)), "scaffold")
+    kept: Mapping[str | None, Arrays] = {"a" * 32: {"scaffold/c_i": np.ones(2, np.float32)}}
+    work = an_order_of("scaffold", state_of="a" * 32)
+    done = finished(task, spec=spec, auxiliary=3.0, kept=kept, work=work)
+    assert task.seen[0].correction["w"].tolist() == [2.0, 2.0]
+    assert task.seen[0].mu == 0.0
+    assert np.frombuffer(done.payload, "<f4").tolist() == [1.0, 1.0, -4.0, -4.0]
+    assert done.kept is not None
+    assert done.kept["scaffold/c_i"].tolist() == [-3.0, -3.0]
+    assert done.state == {}
+
+
+def test_feddyn_is_corrected_by_what_it_keeps() -> None:
+    """G = 1, α = 0.5, Δ = 1: correction -1, pull 0.5, and g is 0.5 then; only the delta travels."""
+    task = AddOne(n_params=2)
+    kept: Mapping[str | None, Arrays] = {"a" * 32: {"feddyn/g_i": np.ones(2, np.float32)}}
+    done = finished(task, kept=kept, work=an_order_of("feddyn", alpha=0.5, state_of="a" * 32))
+    assert (task.seen[0].correction["w"].tolist(), task.seen[0].mu) == ([-1.0, -1.0], 0.5)
+    assert np.frombuffer(done.payload, "<f4").tolist() == [1.0, 1.0]
+    assert done.kept is not None
+    assert done.kept["feddyn/g_i"].tolist() == [0.5, 0.5]
+
+
+def test_fedprox_is_a_pull_and_keeps_nothing() -> None:
+    """The task is told µ; nothing is read from the disk, nothing is kept."""
+    task = AddOne()
+    done = finished(task, kept={}, work=an_order_of("fedprox", mu=0.25))
+    assert (dict(task.seen[0].correction), task.seen[0].mu, done.kept) == ({}, 0.25, None)
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "feddyn"])
+def test_what_is_kept_moves_by_what_was_sent(algorithm: str) -> None:
+    """A codec rounds: both sides go by the rounded values, or they drift apart round by round."""
+    rng = np.random.default_rng(3)
+    task = scripted(lambda parameters, work: trained(rng.normal(size=3)))
+    spec = extended(ParameterSpec.of(task.initial_parameters(0)), algorithm)
+    done = finished(task, spec=spec, auxiliary=0.3, work=an_order_of(algorithm, alpha=0.5), codec="float16")
+    sent = np.frombuffer(done.payload, "<f2").astype(np.float32)
+    assert done.kept is not None
+    (after,) = done.kept.values()
+    assert np.array_equal(after, sent[3:] if algorithm == "scaffold" else np.float32(-0.5) * sent)
+
+
+def test_buffers_are_not_corrected() -> None:
+    """The correction names trainables alone, and so does what travels behind the model."""
+    initial = Initial({"mean": np.zeros(4, np.float32), "w": np.zeros((1, 2))}, buffers=frozenset({"mean"}))
+
+    class Normed(AddOne):
+        def initial_parameters(self, seed: int) -> Initial:
+            return initial
+
+        def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+            self.seen.append(work)
+            return Trained(parameters={k: v + 1 for k, v in parameters.items()}, num_examples=1, n_steps=10)
+
+    task = Normed()
+    spec = extended(ParameterSpec.of(initial), "scaffold")
+    done = finished(task, spec=spec, auxiliary=2.0, work=an_order_of("scaffold"))
+    assert {name: array.tolist() for name, array in task.seen[0].correction.items()} == {"w": [[2.0, 2.0]]}
+    assert np.frombuffer(done.payload, "<f4").tolist() == [1.0] * 6 + [-3.0] * 2
+
+
+def _lost(lease: str | None) -> Arrays:
+    raise PeerError(Reason.STATE, "gone")
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        (an_order_of("fedmagic"), "protocol"),
+        (an_order_of("feddyn"), "protocol"),
+        (an_order_of("scaffold"), "spec"),
+    ],
+)
+def test_algorithm_that_cannot_be_carried_out_fails_the_lease(work: WorkOrder, reason: str) -> None:
+    """An older program must not train something else under that name; nothing is trained."""
+    task = AddOne()
+    done = finished(task, work=work)
+    assert (done.report.outcome, done.report.error, task.seen) == (Reported.FAILED, reason, [])
+
+
+def test_lost_state_fails_the_lease_by_name() -> None:
+    """The aggregator learns of it, and lets the device begin anew."""
+
+    class Lost(dict[str | None, Arrays]):
+        def __missing__(self, lease: str | None) -> Arrays:
+            return _lost(lease)
+
+    task = AddOne()
+    done = finished(task, kept=Lost(), work=an_order_of("feddyn", alpha=0.5, state_of="a" * 32))
+    assert (done.report.error, done.kept, task.seen) == ("state", None, [])
+
+
+@pytest.mark.parametrize("algorithm", ["fedprox", "feddyn"])
+def test_gradient_is_no_result_of_a_corrected_training(algorithm: str) -> None:
+    """It was corrected nowhere."""
+    task = scripted(lambda parameters, work: trained(parameters=None, gradient={"w": np.zeros(3, np.float32)}))
+    done = finished(task, work=an_order_of(algorithm, mu=0.5, alpha=0.5))
+    assert (done.report.outcome, done.report.error) == (Reported.FAILED, "result")

@@ -240,7 +240,8 @@ class HostileDevices:
         if is_evaluation:
             fields |= {"outcome": "evaluated", "num_examples": 20, "metrics": {"accuracy": [3.0, 20.0], "loss": 0.25}}
         else:
-            fields |= {"outcome": "failed", "error": rng.choice(("ValueError", "result", "not_finite", "spec", "data"))}
+            errors = ("ValueError", "result", "not_finite", "spec", "state", "protocol", "data")
+            fields |= {"outcome": "failed", "error": rng.choice(errors)}
         return self._topics.build(ReportTopic(*self._under(lease))), self._pack(fields)
 
     # parts of messages

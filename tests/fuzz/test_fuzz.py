@@ -90,10 +90,10 @@ def test_planted_bug_is_found_and_replayed(
 ) -> None:
     """Named with its payload; the same seed meets it again at the same payload."""
     plant(monkeypatch)
-    found = fuzz(5000, seed=56)
+    found = fuzz(5000, seed=1)
     assert found.failure is not None
     assert says in found.failure.trace
-    again = fuzz(found.failure.index + 1, seed=56)
+    again = fuzz(found.failure.index + 1, seed=1)
     assert again.failure is not None
     assert (again.failure.index, again.failure.payload) == (found.failure.index, found.failure.payload)
 

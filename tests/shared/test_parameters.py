@@ -321,6 +321,34 @@ def test_what_a_task_must_not_return(result: Any, cause: str) -> None:
 
 def test_an_auxiliary_role_survives_the_wire() -> None:
     """A control variate travels beside the model under a rule of its own."""
-    spec = ParameterSpec.from_wire([[["c"], [2], "float32", "auxiliary"]])
-    assert spec.entries[0].role is Role.AUXILIARY
-    assert not spec.is_trainable.any()
+    spec = ParameterSpec.from_wire([[["w"], [2], "float32", "trainable"], [["c"], [2], "float32", "auxiliary"]])
+    assert spec.entries[1].role is Role.AUXILIARY
+    assert spec.is_trainable.tolist() == [True, True, False, False]
+    assert ParameterSpec.from_wire(spec.to_wire()) == spec == spec.own.with_auxiliary("c", 2)
+    assert [str(entry) for entry in spec.own.entries] == ["w float32[2] trainable"]
+    assert spec.own.own is spec.own
+
+
+@pytest.mark.parametrize("roles", [["auxiliary"], ["auxiliary", "trainable"], ["trainable", "auxiliary", "buffer"]])
+def test_auxiliary_entries_come_behind_a_model(roles: list[str]) -> None:
+    """Whoever cuts the vector at the end of the model cuts nothing else off."""
+    with pytest.raises(PeerError, match="behind those of the model"):
+        ParameterSpec.from_wire([[[f"p{i}"], [2], "float32", role] for i, role in enumerate(roles)])
+
+
+def test_auxiliary_entry_needs_a_name_of_its_own_and_room() -> None:
+    """Refused before a run begins with it."""
+    spec = ParameterSpec.of(Initial({"c": np.ones(2)}))
+    with pytest.raises(ConfigError, match="'c': that name is taken"):
+        spec.with_auxiliary("c", 2)
+    with pytest.raises(ConfigError, match="2147483647 more are to travel"):
+        spec.with_auxiliary("d", 2**31 - 1)
+
+
+def test_values_of_the_trainables_have_their_names_and_shapes() -> None:
+    """In the order of the vector, buffers left out, tied names each."""
+    tied = np.zeros((2, 1), np.float16)
+    initial = Initial({"b": np.zeros(2), "w": tied, "v": tied, "s": np.zeros((), np.float32)}, buffers=frozenset({"b"}))
+    named = ParameterSpec.of(initial).named_trainables(np.array([1, 2, 3], np.float32))
+    assert {name: array.tolist() for name, array in named.items()} == {"w": [[1], [2]], "v": [[1], [2]], "s": 3}
+    assert {array.dtype.name for array in named.values()} == {"float32"}

@@ -107,6 +107,7 @@ LARGE: list[WireMessage] = [
         detail="é" * 300,
         holds=[Holding(lease=LEASE, run=NAME)] * MAX_HOLDS,
         missing=DIGEST,
+        keeps_state=False,
     ),
     Assignment(
         epoch=COUNT,
@@ -121,6 +122,9 @@ LARGE: list[WireMessage] = [
             epochs=2,
             batch_size=16,
             learning_rate=0.1,
+            mu=0.25,
+            alpha=0.5,
+            state_of=LEASE,
             options=OPTIONS,
         ),
         codec="float32",
