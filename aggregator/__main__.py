@@ -299,7 +299,7 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
     from aggregator.heap import keep_heap_small
     from aggregator.loop_lag import LoopLag
     from aggregator.operator_socket import listening
-    from aggregator.rule_loading import load_rule
+    from aggregator.plug_ins import load_plug_ins
     from aggregator.service import Aggregator
     from broker.mqtt import MqttTransport
     from shared.blocking import Threads
@@ -315,7 +315,7 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
             run_blocking=run_blocking,
             reachable=listening,
             lag=LoopLag(),
-            rule=load_rule(settings.selection, task_folder),
+            plug_ins=load_plug_ins(settings, task_folder),
         )
         serving = asyncio.ensure_future(aggregator.run())
 
@@ -334,11 +334,11 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
 async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
     """Return what a run will need, from the task's own model."""
     from aggregator.evaluation_process import ProcessEvaluator
-    from aggregator.rule_loading import load_rule
+    from aggregator.plug_ins import load_plug_ins
     from shared.blocking import Threads
     from shared.codecs import codec_named
 
-    load_rule(settings.selection, task_folder)
+    load_plug_ins(settings, task_folder)
     with Threads() as run_blocking:
         evaluator = ProcessEvaluator(settings.task, task_folder, run_blocking)
         try:

@@ -2,11 +2,12 @@
 
 O(model) memory however many devices report: one float64 sum, the model, the next model.
 
-Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`, `server_optimizer.py`).
+Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`, `server_optimizers/`).
 """
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from aggregator.config import Settings
 from aggregator.folding import fold
@@ -14,7 +15,7 @@ from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
 from aggregator.rules import RuleState, rule_named
-from aggregator.server_optimizer import learning_rate_of, optimizer_named
+from aggregator.server_optimizers import ServerOptimizer, advance, learning_rate_of, load_optimizer
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import CODECS
 
@@ -30,6 +31,10 @@ class Aggregation:
         part_files: where updates that did not come inline lie.
         store: where versions go.
         run_blocking: the seam to threads.
+        optimizer: moves the model; None: as the settings say, one of the user's own from the current folder.
+
+    Raises:
+        ConfigError: the settings name an optimizer that there is not.
     """
 
     def __init__(
@@ -39,12 +44,13 @@ class Aggregation:
         part_files: PartFiles,
         store: ModelStore,
         run_blocking: RunBlocking,
+        optimizer: ServerOptimizer | None = None,
     ) -> None:
         self.state = state
         self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
         server = settings.server
         self._rule = rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
-        self._optimizer = optimizer_named(settings.server.optimizer.name)
+        self._optimizer = optimizer or load_optimizer(server.optimizer, Path.cwd())
         self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
 
     async def fold(self, record: AcceptRecord) -> None:
@@ -64,7 +70,7 @@ class Aggregation:
             records: everything that counts for it, in the order of their seq.
 
         Raises:
-            ConfigError: it is not finite. It can be tried again.
+            ConfigError: it, or what the optimizer keeps, is not finite. It can be tried again.
         """
         return await self._run_blocking(Lane.COMPUTE, partial(self._make, into, round_id, records))
 
@@ -97,7 +103,8 @@ class Aggregation:
             version=into - 1,
         )
         old = self.state
-        parameters, optimizer = self._optimizer.step(old.optimizer, old.parameters, delta, old.spec, rate)
+        name = self._settings.server.optimizer.name
+        parameters, optimizer = advance(name, self._optimizer, old.optimizer, old.parameters, delta, old.spec, rate)
         return ServerState(
             version=into,
             round_id=round_id,

@@ -8,11 +8,12 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from aggregator.optimizer_settings import OptimizerSettings
 from aggregator.section import Seconds, Section
 from shared.codecs import CODECS
 from shared.wire_fields import MAX_EXAMPLES, Options
 
-__all__ = ["OptimizerSettings", "ServerSettings", "TrainingSettings"]
+__all__ = ["ServerSettings", "TrainingSettings"]
 
 
 class TrainingSettings(Section):
@@ -69,13 +70,6 @@ class TrainingSettings(Section):
                     "received model; lower either"
                 )
         return self
-
-
-class OptimizerSettings(Section):
-    """How the aggregated delta moves the model."""
-
-    name: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="1.0 with fedavg: the mean of the models")
 
 
 class ServerSettings(Section):

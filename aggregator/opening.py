@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -24,12 +25,13 @@ from aggregator.lost_journal import refuse_lost_journal
 from aggregator.model_store import ModelStore, ServerState, warm_start
 from aggregator.part_files import PartFiles
 from aggregator.past_models import PastModels, chunk_sizes
+from aggregator.plug_ins import PlugIns, load_plug_ins
 from aggregator.publishing import ModelBlob
 from aggregator.records import CommitRecord, ConfigRecord, Record
 from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
 from aggregator.run_folder import RunFolder
-from aggregator.selection import SelectionRule, seed_of
+from aggregator.selection import seed_of
 from aggregator.settings_change import changed, is_in_given_work, refuse_fixed
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
@@ -84,7 +86,7 @@ async def open_run(
     instance: str,
     now: float,
     wall: Callable[[], float] = time.time,
-    rule: SelectionRule | None = None,
+    plug_ins: PlugIns | None = None,
 ) -> OpenRun:
     """Open a run, new or not.
 
@@ -97,12 +99,13 @@ async def open_run(
         instance: random name of this process.
         now: seconds, the clock of the round machine.
         wall: Unix time.
-        rule: who is asked; None: the one of our own that the settings name.
+        plug_ins: what the settings name; None: it is loaded, what is a user's own from the current folder.
 
     Raises:
         ConfigError: the task's model, a warm start, the journal, a version file or the file of an accepted update
             cannot be used, or a setting changed that cannot.
     """
+    plug_ins = plug_ins or load_plug_ins(settings, Path.cwd())
     run = run_name(settings)
     store, part_files = ModelStore(folder.versions), PartFiles(folder.updates)
     records = await run_blocking(Lane.DISK, lambda: list(journal.records()))
@@ -133,11 +136,11 @@ async def open_run(
             where=f"transfer.max_update_bytes = {max_bytes}",
             hint="raise it, leave it out, or choose another codec",
         )
-    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=rule)
+    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=plug_ins.rule)
     recovered = recover(machine, records, journal.clock(), now, wall())
     state = await run_blocking(Lane.DISK, partial(load, machine.version))
     await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))
-    aggregation = Aggregation(settings, state, part_files, store, run_blocking)
+    aggregation = Aggregation(settings, state, part_files, store, run_blocking, plug_ins.optimizer)
     for record in machine.tally.accepted():
         await aggregation.fold(record)
     await _note_settings(settings, journal, recovered, machine)

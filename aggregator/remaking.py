@@ -44,8 +44,8 @@ def from_updates(whole: int, standing: Standing, store: ModelStore, part_files: 
         updates = list(counted.get(version, {}).values())
         if any(each.data is None and is_gone(part_files, each) for each in updates):
             return []
-        aggregation = Aggregation(settings, state, part_files, store, at_once)
         try:
+            aggregation = Aggregation(settings, state, part_files, store, at_once)
             state = asyncio.run(aggregation.make(version, commit.round_id, updates))
         except FederationError:
             return []
@@ -58,7 +58,7 @@ def from_updates(whole: int, standing: Standing, store: ModelStore, part_files: 
 def from_export(path: Path, whole: int, standing: Standing, store: ModelStore) -> ServerState | None:
     """Return the newest version from a model that was written for its user; None when that is another.
 
-    A server optimizer with a memory cannot be brought back like this: what it remembered is not in such a file.
+    What a server optimizer keeps is not in such a file: only `sgd`, which keeps nothing, is gone on with like this.
 
     Args:
         path: of the model.
@@ -69,7 +69,7 @@ def from_export(path: Path, whole: int, standing: Standing, store: ModelStore) -
     before, (commit, settings) = store.load(whole), standing.commits[standing.machine.version]
     made_before = standing.commits.get(whole)
     is_same = made_before is not None and made_before[1].server.optimizer == settings.server.optimizer
-    if not is_same or before.optimizer:
+    if not is_same or before.optimizer or settings.server.optimizer.name != "sgd":
         return None
     try:
         parameters, constants = warm_start(path, before.spec, before.constants)

@@ -27,12 +27,11 @@ from aggregator.loop_lag import LoopLag
 from aggregator.lost_journal import refuse_lost_journal
 from aggregator.opening import OpenRun, open_run, run_name, unfinished_checks
 from aggregator.pause_log import PauseLog
+from aggregator.plug_ins import PlugIns, load_plug_ins
 from aggregator.reception import Reception
 from aggregator.results import Results, RunResult
 from aggregator.row_writer import RowWriter
-from aggregator.rule_loading import load_rule
 from aggregator.run_folder import RunFolder
-from aggregator.selection import SelectionRule
 from aggregator.session import Session
 from aggregator.timekeeping import Timekeeping
 from aggregator.update_file import RowCopies
@@ -70,10 +69,10 @@ class Aggregator:
         lag: measures the event loop; None: nobody does, as in virtual time, where no loop is late.
         wall: Unix time.
         instance: random name of this process, never used before; default: drawn by the machine.
-        rule: who is asked; None: as the settings say, a rule of the user's own from the current folder.
+        plug_ins: what the settings name; None: it is loaded, what is a user's own from the current folder.
 
     Raises:
-        ConfigError: the settings name a rule that there is not.
+        ConfigError: the settings name a rule or an optimizer that there is not.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Aggregator:
         lag: LoopLag | None = None,
         wall: Callable[[], float] = time.time,
         instance: str | None = None,
-        rule: SelectionRule | None = None,
+        plug_ins: PlugIns | None = None,
     ) -> None:
         if (task is None) == (evaluator is None):
             raise InvalidState("an aggregator needs a task or an evaluator, not both")
@@ -97,7 +96,7 @@ class Aggregator:
         self._task, self._transport, self._evaluator, self._run_blocking = task, transport, evaluator, run_blocking
         self._reachable, self._rng, self._lag, self._wall = reachable, rng or random.Random(), lag, wall
         self._instance = instance or secrets.token_hex(8)
-        self._rule = rule or load_rule(settings.selection, Path.cwd())
+        self._plug_ins = plug_ins or load_plug_ins(settings, Path.cwd())
         self._serving: _Serving | None = None
         self.folder = settings.output.folder / run_name(settings)
 
@@ -124,7 +123,7 @@ class Aggregator:
                     instance=instance,
                     now=now,
                     wall=self._wall,
-                    rule=self._rule,
+                    plug_ins=self._plug_ins,
                 )
                 self._serving = _Serving(opened, evaluator, run_blocking, instance, self._lag, self._wall)
                 async with self._reachable(folder, self.tell) if self._reachable else contextlib.nullcontext():

@@ -94,6 +94,8 @@ def _since(key: str, building: int, algorithm: str) -> str:
     """Return from when on a change holds, in words."""
     if key in FIXED:  # it was written down, or left out, after it had its effect
         return "without effect"
+    if key == "server.optimizer.name":
+        return f"from version {building} on, with nothing that the one before has kept"
     if _is_of_the_step(key, algorithm):
         return f"from version {building} on"
     if is_in_given_work(key, algorithm):

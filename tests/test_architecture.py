@@ -49,8 +49,9 @@ PURE = {
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
         *("choice", "mean", "rule"),  # of rules
-        *("learning_settings", "reweighting", "section"),
-        *("round_clock", "round_endings", "round_machine", "selection", "server_optimizer"),
+        *("adaptive", "momentum", "optimizer"),  # of server_optimizers
+        *("learning_settings", "optimizer_settings", "reweighting", "section"),
+        *("round_clock", "round_endings", "round_machine", "selection"),
         *("settings_change", "staleness", "stopping", "summing_up", "tally", "track_records", "uploads"),
     },
     "edge_client": {

@@ -4,7 +4,7 @@ A rule is told an update in blocks and needs no memory for it: the mean streams 
 report. It sums in float64, in the order in which it is told, so that the same journal gives the same bits.
 
 Not here: the rules themselves, one family a file; whether an update is believed (`admission.py`), decoding it
-(`folding.py`), moving the model (`server_optimizer.py`).
+(`folding.py`), moving the model (`server_optimizers/`).
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """The optimizers that step a model on a device. Importing them loads no compiler, as `torch.optim` does.
 
-Not here: how the server moves its model (`aggregator/server_optimizer.py`).
+Not here: how the server moves its model (`aggregator/server_optimizers/`).
 """
 
 from collections.abc import Iterable

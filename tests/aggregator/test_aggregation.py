@@ -158,6 +158,36 @@ async def test_versions_build_on_each_other(tmp_path: Path) -> None:
     assert ModelStore(tmp_path / "versions").load(2).parameters.tobytes() == aggregation.state.parameters.tobytes()
 
 
+@pytest.mark.parametrize("name", ["fedavgm", "adagrad", "adam", "yogi"])
+async def test_what_the_optimizer_keeps_survives_the_version_file(tmp_path: Path, name: str) -> None:
+    """Five versions in one life, and with a restart from the file after each: the same bits, of state too."""
+    tables = {"server": {"optimizer": {"name": name}}}
+    whole, broken = an_aggregation(tmp_path / "one", **tables), an_aggregation(tmp_path / "two", **tables)
+    for version in range(1, 6):
+        records = [an_accept(a_delta(10 * version + i), number=i, into=version) for i in (1, 2, 3)]
+        await whole.write(await made(whole, records, into=version))
+        await broken.write(await made(broken, records, into=version))
+        broken = an_aggregation(tmp_path / "two", **tables)
+        broken.state = ModelStore(tmp_path / "two" / "versions").load(version)
+        assert broken.state.parameters.tobytes() == whole.state.parameters.tobytes()
+        kept = {key: array.tobytes() for key, array in whole.state.optimizer.items()}
+        assert {key: array.tobytes() for key, array in broken.state.optimizer.items()} == kept
+        assert all(array.dtype == np.float32 and array.shape == (N_PARAMS,) for array in whole.state.optimizer.values())
+        assert kept
+
+
+async def test_another_optimizer_from_one_start_to_the_next_begins_anew(tmp_path: Path) -> None:
+    """From Adam to momentum after a version: v is the first delta since, as if there had never been another."""
+    first = an_aggregation(tmp_path, server={"optimizer": {"name": "adam"}})
+    await first.write(await made(first, accepted()))
+    second = an_aggregation(tmp_path, server={"optimizer": {"name": "fedavgm"}})
+    second.state = ModelStore(tmp_path / "versions").load(1)
+    state = await made(second, accepted(into=2), into=2)
+    moved = state.parameters.astype(np.float64) - second.state.parameters
+    assert list(state.optimizer) == ["step/fedavgm/v"]
+    assert np.allclose(state.optimizer["step/fedavgm/v"][:-4], moved[:-4], rtol=1e-5, atol=1e-6)
+
+
 async def test_fedsgd_steps_at_the_clients_rate_with_its_decay(tmp_path: Path) -> None:
     """Devices send −g: at rate 0.5, halved a version, the second version moves by half as much as the first."""
     training = {"algorithm": "fedsgd", "learning_rate": 0.5, "learning_rate_decay": 0.5}

@@ -52,6 +52,8 @@ def test_changes_are_named_by_their_dotted_keys() -> None:
         ("training.max_seconds", "fedavg", "in work that is given out from now on"),
         ("server.weighting", "fedavg", "for updates that are accepted from now on"),
         ("server.optimizer.learning_rate", "fedavg", "from version 8 on"),
+        ("server.optimizer.beta_2", "fedavg", "from version 8 on"),
+        ("server.optimizer.name", "fedavg", "from version 8 on, with nothing that the one before has kept"),
         ("evaluation.central_every", "fedavg", "from the next evaluation on"),
         ("training.learning_rate", "fedavg", "in work that is given out from now on"),
         ("training.codec", "fedsgd", "in work that is given out from now on"),

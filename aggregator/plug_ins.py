@@ -1,0 +1,40 @@
+"""What of the settings may be a user's own, loaded: who is asked, how the model moves.
+
+Not here: how each is loaded (`rule_loading.py`, `server_optimizers/choice.py`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aggregator.config import Settings
+from aggregator.rule_loading import load_rule
+from aggregator.selection import SelectionRule
+from aggregator.server_optimizers import ServerOptimizer, load_optimizer
+
+__all__ = ["PlugIns", "load_plug_ins"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlugIns:
+    """What the settings name, ours or a user's.
+
+    Args:
+        rule: who is asked.
+        optimizer: moves the model.
+    """
+
+    rule: SelectionRule
+    optimizer: ServerOptimizer
+
+
+def load_plug_ins(settings: Settings, folder: Path) -> PlugIns:
+    """Return what the settings name.
+
+    Args:
+        settings: of the run.
+        folder: where a user's modules are looked for first: the TOML's.
+
+    Raises:
+        ConfigError: one cannot be imported, or lacks a method.
+    """
+    return PlugIns(load_rule(settings.selection, folder), load_optimizer(settings.server.optimizer, folder))

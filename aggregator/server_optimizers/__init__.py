@@ -1,0 +1,19 @@
+"""Server optimizers: the aggregated delta moves the model. One family a file."""
+
+from aggregator.server_optimizers.adaptive import Adagrad, Adam, Yogi
+from aggregator.server_optimizers.choice import load_optimizer
+from aggregator.server_optimizers.momentum import FedAvgM, Sgd
+from aggregator.server_optimizers.optimizer import OptimizerState, ServerOptimizer, advance, learning_rate_of
+
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "FedAvgM",
+    "OptimizerState",
+    "ServerOptimizer",
+    "Sgd",
+    "Yogi",
+    "advance",
+    "learning_rate_of",
+    "load_optimizer",
+]

@@ -1,0 +1,39 @@
+"""docs/learning.md says what the code does: names, defaults, and an optimizer that runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.optimizer_settings import BUILT_IN_OPTIMIZERS
+from aggregator.server_optimizers import advance
+from shared.parameters import ParameterSpec
+from shared.task import Initial
+
+PAGE = (Path(__file__).parents[2] / "docs" / "learning.md").read_text()
+SIGNS = {"η": "learning_rate", "β": "momentum"}
+
+
+def test_table_of_optimizers_has_every_one_with_its_defaults() -> None:
+    """Name and numbers are those of the settings; yogi's are adam's."""
+    found: dict[str, dict[str, float]] = {}
+    for row in re.findall(r"^\| `(\w+)` \|.*$", PAGE, flags=re.MULTILINE):
+        cells = next(line for line in PAGE.splitlines() if line.startswith(f"| `{row}` |")).split(" | ")
+        numbers = re.findall(r"(?:`(\w+)`|(η))(?: β)? = ([\d.]+)", cells[3])
+        found[row] = {name or SIGNS[sign]: float(value) for name, sign, value in numbers}
+    assert (found.pop("name"), found.pop("yogi")) == ({}, {})
+    assert found | {"yogi": found["adam"]} == BUILT_IN_OPTIMIZERS
+
+
+def test_own_optimizer_of_the_page_steps() -> None:
+    """By the rate, in the direction of the delta; the buffer takes the mean."""
+    listing = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
+    names: dict[str, object] = {}
+    exec(listing, names)  # our own page
+    arrays = {"w": np.zeros(2, np.float32), "running_var": np.ones(1, np.float32)}
+    spec = ParameterSpec.of(Initial(arrays, buffers=frozenset({"running_var"})))
+    optimizer = names["optimizer"]
+    moved, saved = advance("it", optimizer, {}, spec.flatten(arrays), np.array([5.0, -7.0, 0.5]), spec, 0.1)  # type: ignore[arg-type]
+    assert moved == pytest.approx([0.1, -0.1, 1.5])
+    assert saved["step/it/m"][:2] == pytest.approx([0.5, -0.7])
