@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.generated import PAGES, ROOT, Page, Table, blocks, rewritten
 
-TEXTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+TEXTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 REGENERATE = "python -m tests.docs.generated writes it anew"
 
 
