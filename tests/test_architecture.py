@@ -39,8 +39,8 @@ DOORS = {
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
 PURE = {
     "shared": {
-        *("choice", "codec", "floats"),  # of codecs
         *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
+        *("choice", "codec", "floats", "int8"),  # of codecs
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

@@ -8,6 +8,7 @@ from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.announcements import Announcements
 from aggregator.uploads import Grant
+from shared.codecs import CODECS
 from shared.errors import Reason
 from shared.messages import (
     Action,
@@ -48,7 +49,7 @@ def test_fleet_names_its_limits() -> None:
     fleet = decode(Fleet, payload)
     assert topic == "fl/v1/fleet/fleet"
     assert (fleet.epoch, fleet.run, fleet.chunk_bytes, fleet.inline_bytes) == (1000, RUN, 4096, 1024)
-    assert (fleet.check_in_interval_s, fleet.reconnect_window_s, fleet.codecs) == (50.0, 10.0, ["float32", "float16"])
+    assert (fleet.check_in_interval_s, fleet.reconnect_window_s, fleet.codecs) == (50.0, 10.0, list(CODECS))
 
 
 def test_manifest_follows_the_round() -> None:
