@@ -1,7 +1,7 @@
 """TorchTask: a model, its data and a loss become a `Task`. The one folder of ours that imports torch."""
 
 from shared.torch_task.batches import Batch
-from shared.torch_task.client_optimizers import ClientOptimizer, sgd
+from shared.torch_task.client_optimizers import ClientOptimizer, adam, momentum, sgd
 from shared.torch_task.task import TorchTask
 
-__all__ = ["Batch", "ClientOptimizer", "TorchTask", "sgd"]
+__all__ = ["Batch", "ClientOptimizer", "TorchTask", "adam", "momentum", "sgd"]

@@ -1,15 +1,20 @@
-"""The optimizers that step a model on a device. Importing them loads no compiler, as `torch.optim` does.
+"""The optimizers that step a model on a device: SGD, SGD with momentum, Adam, with the bits of `torch.optim`'s.
+
+The first use of one of torch's own imports a compiler: 80 MB and 2 s a process. Ours stand in for them on small
+machines, and speak their protocol, so that either may be given to a task and its moments kept (`kept_moments.py`).
 
 Not here: how the server moves its model (`aggregator/server_optimizers/`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["ClientOptimizer", "sgd"]
+from shared.errors import ConfigError
+
+__all__ = ["ClientOptimizer", "adam", "momentum", "sgd"]
 
 
 class ClientOptimizer(Protocol):
@@ -22,11 +27,13 @@ class ClientOptimizer(Protocol):
         """Move the parameters by their gradients."""
 
 
-class _Sgd:
-    """p ← p − η g, with the bits of `torch.optim.SGD`, whose first use imports a compiler: 80 MB and 2 s a process."""
+class _Optimizer:
+    """What the three have in common: parameters in their order, and the moments of each by name."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         self._parameters, self._learning_rate = list(parameters), learning_rate
+        self._moments: dict[int, dict[str, Tensor]] = {}
+        self.param_groups: list[dict[str, Any]] = [{"params": self._parameters, "lr": learning_rate}]
 
     def zero_grad(self) -> None:
         for p in self._parameters:
@@ -34,11 +41,111 @@ class _Sgd:
 
     @torch.no_grad()
     def step(self) -> None:
-        for p in self._parameters:
+        for i, p in enumerate(self._parameters):
             if p.grad is not None:
-                p.add_(p.grad, alpha=-self._learning_rate)
+                self._move(p, p.grad, self._moments.setdefault(i, {}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments by the place of their parameter, as an optimizer of torch does."""
+        return {"state": {i: dict(found) for i, found in self._moments.items() if found}, "param_groups": [{}]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with these moments."""
+        self._moments = {
+            i: {
+                name: value.to(torch.float32 if name == "step" else self._parameters[i].dtype, copy=True)
+                for name, value in moments.items()
+            }
+            for i, moments in state["state"].items()
+        }
+
+    def _move(self, p: nn.Parameter, gradient: Tensor, moments: dict[str, Tensor]) -> None:
+        raise NotImplementedError
+
+
+class _Sgd(_Optimizer):
+    """p ← p − η g."""
+
+    def _move(self, p: nn.Parameter, gradient: Tensor, moments: dict[str, Tensor]) -> None:
+        p.add_(gradient, alpha=-self._learning_rate)
+
+
+class _Momentum(_Optimizer):
+    """b ← β b + g, b₁ = g;  p ← p − η b, or with Nesterov's p ← p − η (g + β b)."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, *, factor: float, nesterov: bool
+    ) -> None:
+        super().__init__(parameters, learning_rate)
+        self._factor, self._nesterov = factor, nesterov
+
+    def _move(self, p: nn.Parameter, gradient: Tensor, moments: dict[str, Tensor]) -> None:
+        if "momentum_buffer" in moments:
+            moments["momentum_buffer"].mul_(self._factor).add_(gradient)
+        else:
+            moments["momentum_buffer"] = gradient.detach().clone()
+        b = moments["momentum_buffer"]
+        p.add_(gradient.add(b, alpha=self._factor) if self._nesterov else b, alpha=-self._learning_rate)
+
+
+class _Adam(_Optimizer):
+    """m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²;  p ← p − η m̂ / (√v̂ + ε)."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        super().__init__(parameters, learning_rate)
+        self._betas, self._eps = betas, eps
+
+    def _move(self, p: nn.Parameter, gradient: Tensor, moments: dict[str, Tensor]) -> None:
+        if not moments:
+            moments.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        first, second = self._betas
+        moments["step"] += 1
+        moments["exp_avg"].lerp_(gradient, 1 - first)
+        moments["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        # float64 of Python's, as torch's own: 1 - 0.999 ** t has few digits left in float32
+        step = moments["step"].item()
+        step_size = self._learning_rate / (1 - first**step)
+        scale = (1 - second**step) ** 0.5
+        p.addcdiv_(moments["exp_avg"], (moments["exp_avg_sq"].sqrt() / scale).add_(self._eps), value=-step_size)
 
 
 def sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> ClientOptimizer:
     """Return plain stochastic gradient descent."""
     return _Sgd(parameters, learning_rate)
+
+
+def momentum(
+    parameters: Iterable[nn.Parameter], learning_rate: float, *, factor: float = 0.9, nesterov: bool = False
+) -> ClientOptimizer:
+    """Return SGD with momentum; for another factor, `functools.partial(momentum, factor=0.5)`.
+
+    Raises:
+        ConfigError: `factor` is not in [0, 1).
+    """
+    if not 0 <= factor < 1:
+        raise ConfigError(f"momentum's factor is {factor}, it must be in [0, 1)")
+    return _Momentum(parameters, learning_rate, factor=factor, nesterov=nesterov)
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> ClientOptimizer:
+    """Return Adam (Kingma and Ba, ICLR 2015, arXiv 1412.6980, algorithm 1), with ε outside of the root.
+
+    Raises:
+        ConfigError: a β is not in [0, 1), or `eps` is negative.
+    """
+    if not all(0 <= beta < 1 for beta in betas) or not eps >= 0:
+        raise ConfigError(f"adam's betas are {betas} and eps {eps}: betas are in [0, 1), eps is at least 0")
+    return _Adam(parameters, learning_rate, betas=betas, eps=eps)

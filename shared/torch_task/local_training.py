@@ -14,7 +14,7 @@ exactly the mean over examples, however they are split. Dropout stays on, seeded
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from shared.torch_task.arrays import entries_of, to_arrays
 from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
 from shared.torch_task.client_optimizers import ClientOptimizer
 from shared.torch_task.corrections import Correction
+from shared.torch_task.kept_moments import moments_of, restore_moments
 
 __all__ = ["ALGORITHMS", "INITIAL_LOSS", "PIECE", "LocalTraining", "Recipe", "batches_for"]
 
@@ -43,6 +44,7 @@ class Recipe:
 
     loss: Callable[[nn.Module, Batch], Tensor]
     optimizer: Callable[[Iterable[nn.Parameter], float], ClientOptimizer]
+    keep_optimizer: bool
     max_gradient_norm: float | None
     collate: Callable[[list[Any]], Batch] | None
     is_personal: Callable[[str], bool]
@@ -70,12 +72,13 @@ class LocalTraining:
         self._recipe, self._model, self._dataset, self._work = recipe, model, dataset, work
         self._norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self._sums = MetricSums()
+        self._moments: dict[str, Any] = {}
 
     def fedavg(self) -> Trained:
         """Take steps; ended early by `progress`, they are those that were taken."""
         work, model, n = self._work, self._model, n_examples(self._dataset)
-        learned = [p for p in model.parameters() if p.requires_grad]
-        optimizer = self._recipe.optimizer(learned, work.learning_rate)
+        learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = self._begin(learned)
         order = torch.Generator().manual_seed(work.seed)
         size = min(work.batch_size or n, n)
         n_batches = len(split(range(n), size, join_single=bool(self._norms)))
@@ -94,7 +97,7 @@ class LocalTraining:
                 loss = self._recipe.loss(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if self._recipe.max_gradient_norm is not None:
-                    nn.utils.clip_grad_norm_(learned, self._recipe.max_gradient_norm)
+                    nn.utils.clip_grad_norm_(learned.values(), self._recipe.max_gradient_norm)
                 correction.add()
                 optimizer.step()
                 step += 1
@@ -102,8 +105,15 @@ class LocalTraining:
                 if not work.progress(step, n_steps, loss=loss.item()):
                     n_steps = step
                     break
-        travels, state = self._divided()
-        return Trained(parameters=travels, num_examples=n, n_steps=step, metrics=self._sums.ratios(), state=state)
+        self._end(optimizer, learned)
+        travels, stays = self._divided()
+        return Trained(
+            parameters=travels,
+            num_examples=n,
+            n_steps=step,
+            metrics=self._sums.ratios(),
+            state={**stays, **self._moments},
+        )
 
     def fedsgd(self) -> Trained:
         """Make one pass; ended by `progress`, it is the gradient over the examples seen, and says how many."""
@@ -137,13 +147,15 @@ class LocalTraining:
         if own:  # nobody else steps them
             for name, p in own.items():
                 p.grad = gradients[name].to(p.dtype)
-            self._recipe.optimizer(own.values(), work.learning_rate).step()
+            optimizer = self._begin(own)
+            optimizer.step()
+            self._end(optimizer, own)
         return Trained(
             gradient=to_arrays({name: g for name, g in gradients.items() if not self._recipe.is_personal(name)}),
             num_examples=n_seen,
             n_steps=1,
             metrics=self._sums.ratios(),
-            state=self._divided()[1],
+            state={**self._divided()[1], **self._moments},
         )
 
     @torch.no_grad()
@@ -154,6 +166,18 @@ class LocalTraining:
             self._sums.add(INITIAL_LOSS, Ratio(float(self._recipe.loss(self._model, batch)) * n_here, n_here))
             self._work.progress(0, n_steps)  # a cancel is heard; time that is up is up after the first step
         torch.manual_seed(self._work.seed)
+
+    def _begin(self, parameters: Mapping[str, nn.Parameter]) -> ClientOptimizer:
+        """Return an optimizer of these parameters, with the moments that were kept."""
+        optimizer = self._recipe.optimizer(list(parameters.values()), self._work.learning_rate)
+        if self._recipe.keep_optimizer:
+            restore_moments(optimizer, parameters, self._work.state)
+        return optimizer
+
+    def _end(self, optimizer: ClientOptimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Keep its moments, where they are to be kept."""
+        if self._recipe.keep_optimizer:
+            self._moments.update(moments_of(optimizer, parameters))
 
     def _batches(self, indexes: list[list[int]]) -> Iterator[tuple[int, Batch]]:
         return batches_for(self._model, self._dataset, indexes, self._recipe)

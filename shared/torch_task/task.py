@@ -40,7 +40,9 @@ class TorchTask:
         train_data: a client's own examples, with a length; at least one.
         test_data: held-out examples of a client, or of the aggregator (client None); None: there are none here.
         metrics: of a batch, as ratios that are summed; `loss` is always added.
-        optimizer: client optimizer from (parameters, learning rate), such as any of `torch.optim`.
+        optimizer: client optimizer from (parameters, learning rate): `sgd`, `momentum`, `adam`, or any of torch's own.
+        keep_optimizer: whether its moments stay on the client from one accepted update to the next; else each training
+            begins with new ones. `docs/learning.md` says when to.
         personal: name patterns (`head.*`) of entries that never travel: they stay on the client, in its state
             (FedPer, arXiv 1912.00818; FedBN, arXiv 2102.07623).
         max_gradient_norm: the gradient of a step is scaled down to this 2-norm, before an algorithm's correction is
@@ -58,6 +60,7 @@ class TorchTask:
         test_data: Callable[[Client | None], Dataset[Any] | None] = lambda client: None,
         metrics: Callable[[nn.Module, Batch], Mapping[str, Ratio]] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter], float], ClientOptimizer] = sgd,
+        keep_optimizer: bool = False,
         personal: Sequence[str] = (),
         max_gradient_norm: float | None = None,
         collate: Callable[[list[Any]], Batch] | None = None,
@@ -70,6 +73,7 @@ class TorchTask:
         self._recipe = Recipe(
             loss=loss,
             optimizer=optimizer,
+            keep_optimizer=keep_optimizer,
             max_gradient_norm=max_gradient_norm,
             collate=collate,
             is_personal=self._is_personal,

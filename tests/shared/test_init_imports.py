@@ -38,8 +38,10 @@ def test_a_module_says_what_it_is_and_what_it_offers(name: str) -> None:
 def test_a_training_does_not_load_torchs_compiler() -> None:
     """80 MB and two seconds of each process of a rehearsal, for nothing."""
     program = (
-        "import sys\nfrom tests.shared.torch_examples import a_task, train\n"
+        "import sys\nfrom shared.torch_task import adam, momentum\n"
+        "from tests.shared.torch_examples import a_task, train\n"
         "train(a_task(max_gradient_norm=1.0)), train(a_task(), algorithm='fedsgd')\n"
+        "[train(a_task(optimizer=each, keep_optimizer=True), mu=1.0) for each in (adam, momentum)]\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
