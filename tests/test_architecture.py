@@ -40,7 +40,7 @@ DOORS = {
 PURE = {
     "shared": {
         *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
-        *("choice", "codec", "floats", "int8"),  # of codecs
+        *("choice", "codec", "floats", "int8", "one_bit", "rotation"),  # of codecs
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

@@ -6,11 +6,12 @@ from types import MappingProxyType
 from shared.codecs.codec import Codec
 from shared.codecs.floats import FLOAT16, FLOAT32
 from shared.codecs.int8 import INT8
+from shared.codecs.one_bit import ONE_BIT
 from shared.errors import ConfigError
 
 __all__ = ["CODECS", "codec_named"]
 
-CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FLOAT32, FLOAT16, INT8)})
+CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FLOAT32, FLOAT16, INT8, ONE_BIT)})
 """Every codec by its name on the wire."""
 
 

@@ -20,11 +20,13 @@ from shared.task import Initial
 from shared.wire import encode, encode_json
 from tests.shared.wire_examples import IN_JSON, LARGE, SMALL
 
-__all__ = ["FOLDER", "files"]
+__all__ = ["FOLDER", "OF_PLAIN", "files"]
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 CHUNK_BYTES = 4096
 SEED = 7
+OF_PLAIN = frozenset({"one-bit"})
+"""Codecs whose vector is made of `codec-plain.f32`; the others' is of `codec-input.f32`."""
 
 
 def files() -> dict[str, bytes]:
@@ -79,8 +81,12 @@ def _model() -> dict[str, bytes]:
 def _codecs() -> dict[str, bytes]:
     edges = np.array([0.0, -0.0, 1.0, -1.0, 65504.0, 1e30, -1e30, 1e-7, 3.4e38], np.float32)
     values = np.concatenate([_values(300), edges])
-    encoded = {f"codec-{name}.bin": codec.encode(values, SEED) for name, codec in CODECS.items()}
-    return {"codec-input.f32": values.astype("<f4").tobytes(), **encoded}
+    plain = _values(2410)  # a huge value would be all that is left of those beside it
+    encoded = {
+        f"codec-{name}.bin": codec.encode(plain if name in OF_PLAIN else values, SEED) for name, codec in CODECS.items()
+    }
+    inputs = {"codec-input.f32": values, "codec-plain.f32": plain}
+    return {**{name: array.astype("<f4").tobytes() for name, array in inputs.items()}, **encoded}
 
 
 def _values(n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
