@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench torture fuzz thin compose constraints schedules studies
+.PHONY: help demo test check bench results torture fuzz thin compose constraints schedules studies
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ schedules: .venv/ready ## 20,000 crash schedules in virtual time; a failing one 
 
 bench: .venv/ready ## rounds beside Flower's and the bare pipe's, simulated fleets beside Flower's simulation; an hour
 	@$(PY) -m bench --save
+
+results: .venv/ready ## what learning is worth, with seeds, folds and intervals: docs/results.md; half an hour; ARGS=--help
+	@$(PY) -m results $(ARGS)
 
 torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped; ARGS=--help
 	@$(PY) -m simulator torture $(ARGS)
