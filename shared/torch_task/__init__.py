@@ -2,6 +2,7 @@
 
 from shared.torch_task.batches import Batch
 from shared.torch_task.client_optimizers import ClientOptimizer, adam, momentum, sgd
+from shared.torch_task.division import norm_layers
 from shared.torch_task.task import TorchTask
 
-__all__ = ["Batch", "ClientOptimizer", "TorchTask", "adam", "momentum", "sgd"]
+__all__ = ["Batch", "ClientOptimizer", "TorchTask", "adam", "momentum", "norm_layers", "sgd"]

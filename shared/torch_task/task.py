@@ -8,11 +8,11 @@ Not here: the steps of a training (`local_training.py`).
 """
 
 import dataclasses
-import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -22,6 +22,7 @@ from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Trained, Work
 from shared.torch_task.arrays import copy_into, entries_of, is_in_numpy, to_arrays
 from shared.torch_task.batches import Batch, MetricSums, n_examples, split
 from shared.torch_task.client_optimizers import ClientOptimizer, sgd
+from shared.torch_task.division import BASE, Division, Patterns, checked_patterns, name_of_base
 from shared.torch_task.local_training import ALGORITHMS, PIECE, LocalTraining, Recipe, batches_for
 from shared.torch_task.seeding import alone, device_named
 
@@ -43,8 +44,12 @@ class TorchTask:
         optimizer: client optimizer from (parameters, learning rate): `sgd`, `momentum`, `adam`, or any of torch's own.
         keep_optimizer: whether its moments stay on the client from one accepted update to the next; else each training
             begins with new ones. `docs/learning.md` says when to.
-        personal: name patterns (`head.*`) of entries that never travel: they stay on the client, in its state
-            (FedPer, arXiv 1912.00818; FedBN, arXiv 2102.07623).
+        personal: name patterns (`head.*`) of entries that never travel: they stay on the client, in its state, and are
+            trained there (FedPer); `norm_layers` for FedBN. See `division.py`.
+        head_epochs: of each training so many epochs first train the personal entries alone, and the rest trains what
+            travels alone (FedRep); None: all is trained together.
+        shared: name patterns (`*lora_*`) of all that travels; what is neither shared nor personal stays as `model` has
+            built it, and is frozen; None: all travels that is not personal.
         max_gradient_norm: the gradient of a step is scaled down to this 2-norm, before an algorithm's correction is
             added (`corrections.py` says why); None: never.
         collate: makes a batch of a list of examples; None: torch's default.
@@ -61,14 +66,21 @@ class TorchTask:
         metrics: Callable[[nn.Module, Batch], Mapping[str, Ratio]] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter], float], ClientOptimizer] = sgd,
         keep_optimizer: bool = False,
-        personal: Sequence[str] = (),
+        personal: Patterns = (),
+        head_epochs: int | None = None,
+        shared: Patterns | None = None,
         max_gradient_norm: float | None = None,
         collate: Callable[[list[Any]], Batch] | None = None,
         device: str = "auto",
     ) -> None:
         if max_gradient_norm is not None and not max_gradient_norm > 0:
             raise ConfigError(f"max_gradient_norm is {max_gradient_norm}, it must be above 0")
-        self._model, self._metrics, self._personal, self._device_name = model, metrics, tuple(personal), device
+        if head_epochs is not None and (head_epochs < 1 or not personal):
+            hint = "name them by personal=['head.*'], or leave out head_epochs"
+            raise ConfigError(f"head_epochs is {head_epochs}, of {personal or 'no'} personal entries", hint=hint)
+        self._personal = checked_patterns("personal", personal)
+        self._shared = None if shared is None else checked_patterns("shared", shared)
+        self._model, self._metrics, self._device_name = model, metrics, device
         self._train_data, self._test_data = train_data, test_data
         self._recipe = Recipe(
             loss=loss,
@@ -76,25 +88,30 @@ class TorchTask:
             keep_optimizer=keep_optimizer,
             max_gradient_norm=max_gradient_norm,
             collate=collate,
-            is_personal=self._is_personal,
+            head_epochs=head_epochs,
         )
 
     def initial_parameters(self, seed: int) -> Initial:
         """See `Task`. bfloat16 entries appear as float32; integer ones are there, and stay the server's.
 
         Raises:
-            ConfigError: a pattern of `personal` matches no name.
+            ConfigError: a pattern of `personal` or `shared` matches no name, or they divide the model as it cannot be.
         """
         with alone(seed, torch.device("cpu")):
             model = self._model()
-        entries = entries_of(model)
-        for pattern in self._personal:
-            if not fnmatch.filter(entries, pattern):
-                raise ConfigError(f"personal {pattern!r} matches no entry of the model", hint=", ".join(entries))
+        division = self._division_of(model)
+        division.check(model)
         learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        travels = {name: entry for name, entry in entries.items() if not self._is_personal(name)}
+        travels = {name: entry for name, entry in entries_of(model).items() if division.travels(name)}
         buffers = {name for name, entry in travels.items() if entry.is_floating_point() and name not in learned}
-        return Initial(to_arrays(travels), frozenset(buffers))
+        parameters = dict(to_arrays(travels))
+        if any(division.is_base(name) for name in entries_of(model)):
+            with alone(_BUILD_SEED, torch.device("cpu")):
+                base = name_of_base(self._model(), division)
+            assert base is not None
+            parameters[base] = np.empty(0, np.float32)
+            buffers.add(base)  # no gradient moves it
+        return Initial(parameters, frozenset(buffers))
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """See `Task`.
@@ -107,18 +124,20 @@ class TorchTask:
         dataset = self._train_data(client)
         if not n_examples(dataset):
             raise ConfigError(f"train_data({client.id!r}) is empty: a client needs at least one example")
-        with self._built(parameters, work.state, seed=work.seed) as model:
+        with self._built(parameters, work.state, seed=work.seed) as (model, division):
+            division.freeze(model)
             lost = {
                 name: parameters[name] - entry.float().cpu().numpy()
                 for name, entry in entries_of(model).items()
                 if not is_in_numpy(entry) and name in parameters
             }
-            trained = ALGORITHMS[work.algorithm](LocalTraining(self._recipe, model, dataset, work))
-        if trained.parameters is None or not lost:
+            trained = ALGORITHMS[work.algorithm](LocalTraining(self._recipe, division, model, dataset, work))
+        if trained.parameters is None:
             return trained
         # what the model's own dtype could not hold was not learned away: it stays part of the parameters
-        whole = {name: array + lost.get(name, 0) for name, array in trained.parameters.items()}
-        return dataclasses.replace(trained, parameters=whole)
+        whole = {name: array + lost[name] if name in lost else array for name, array in trained.parameters.items()}
+        base = {name: array for name, array in parameters.items() if name.startswith(BASE)}
+        return dataclasses.replace(trained, parameters={**whole, **base})
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:
         """See `Task`."""
@@ -127,7 +146,7 @@ class TorchTask:
             return None
         n = n_examples(dataset)
         totals = MetricSums()
-        with self._built(parameters, state, seed=_BUILD_SEED) as model, torch.no_grad():
+        with self._built(parameters, state, seed=_BUILD_SEED) as (model, _), torch.no_grad():
             model.eval()
             for size, batch in batches_for(model, dataset, split(range(n), PIECE), self._recipe):
                 totals.add("loss", Ratio(float(self._recipe.loss(model, batch)) * size, size))
@@ -136,19 +155,22 @@ class TorchTask:
         return Evaluated(num_examples=n, metrics=totals.ratios())
 
     @contextmanager
-    def _built(self, parameters: Arrays, state: Arrays, *, seed: int) -> Iterator[nn.Module]:
+    def _built(self, parameters: Arrays, state: Arrays, *, seed: int) -> Iterator[tuple[nn.Module, Division]]:
         """Yield the model on its device with the values of `parameters`, and of `state` where they are personal."""
         device = device_named(self._device_name)
         with alone(_BUILD_SEED, device):
             model = self._model().to(device)
+            division = self._division_of(model)
             for name, entry in entries_of(model).items():
-                source = state if self._is_personal(name) else parameters
-                if name in source:
-                    copy_into(entry, source[name], name)
-                elif entry.is_floating_point() and source is parameters:
+                if division.is_personal(name):
+                    if name in state:
+                        copy_into(entry, state[name], name)
+                elif division.travels(name) and name in parameters:
+                    copy_into(entry, parameters[name], name)
+                elif division.travels(name) and entry.is_floating_point():
                     raise InvalidState(f"the model has {name!r}, the given parameters have not")
             torch.manual_seed(seed)
-            yield model
+            yield model, division
 
-    def _is_personal(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._personal)
+    def _division_of(self, model: nn.Module) -> Division:
+        return Division.of(model, self._personal, self._shared)
