@@ -1,4 +1,4 @@
-"""`python -m aggregator run | watch | explain | check | pause | resume | stop | export | repair`.
+"""`python -m aggregator run | watch | explain | statistics | check | pause | resume | stop | export | repair`.
 
 Exit codes: 0 done, 1 `repair` found damage and changed nothing, 2 what the operator wrote cannot work, 3 the broker
 refuses who we are, 4 another process serves the run or the fleet, 130 interrupted.
@@ -156,6 +156,30 @@ def explain(
             _print(lambda tables: tables.round_table(found, found.rounds[there.index(round_id)]))
         else:
             _print(lambda tables: tables.rounds_table(found))
+
+
+@app.command()
+def statistics(
+    run: Annotated[Path, typer.Argument(help="The run's TOML, or its folder, such as runs/wines.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Show what a `StatisticsTask` has counted over the fleet: counts, means, deviations, histograms.
+
+    Of the newest version, that is of the devices whose counts it is made of. Works while the run is served.
+
+    `--json`: run, version, round_id, statistics with n_devices, rows, is_exact, columns.
+    """
+    set_up_logs("error")
+    with _explained():
+        from aggregator.statistics_report import read_statistics
+
+        report = read_statistics(run)
+        if as_json:
+            typer.echo(json.dumps(dataclasses.asdict(report)))
+            return
+        from aggregator.statistics_table import statistics_table
+
+        _print(lambda _: statistics_table(report))
 
 
 @app.command()

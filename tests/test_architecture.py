@@ -52,7 +52,8 @@ PURE = {
         *("adaptive", "momentum", "optimizer"),  # of server_optimizers
         *("learning_settings", "optimizer_settings", "reweighting", "section"),
         *("round_clock", "round_endings", "round_machine", "selection"),
-        *("settings_change", "staleness", "stopping", "summing_up", "tally", "track_records", "uploads"),
+        *("settings_change", "staleness", "statistics_table", "stopping", "summing_up"),
+        *("tally", "track_records", "uploads"),
     },
     "edge_client": {
         *("advice", "config", "eligibility", "events", "fetch_window", "final_leases", "finished_runs"),

@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from aggregator.__main__ import app as aggregator
+from shared.parameters import ParameterSpec, delta_of
 from shared.sklearn_task import SklearnTask
-from shared.task import Client, ClientId
+from shared.statistics_task import CategoryStatistics, NumberStatistics, StatisticsTask
+from shared.task import Client, ClientId, Work
 from simulator.__main__ import app as simulator
 from tests.docs.generated import ROOT
 
@@ -39,11 +41,14 @@ def test_commands_and_what_follows_them(
     """Each ends well, in a folder that has the examples; the last listing reads what was learned."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
+    printed = ""
     for line in "".join(listings("sh")).splitlines():
         python, _, program, *words = shlex.split(line)
         assert python == "python"
         result = CliRunner().invoke(APPS[program], words)
         assert result.exit_code == 0, result.output
+        printed = result.stdout
+    assert json.loads(printed)["statistics"]["n_devices"] == 10
     (run,) = (tmp_path / "runs").glob("linear-sklearn-*")
     shutil.copy(run / "final.safetensors", "final.safetensors")
     done(next(listing for listing in listings("python") if "load_file" in listing))
@@ -58,3 +63,33 @@ def test_listing_of_a_task_is_one(tmp_path: Path) -> None:
     x, y = task._train_data(Client(id=ClientId("a"), data=tmp_path / "a.csv"))
     assert (x.shape, list(y)) == ((3, 2), [1, 0, 1])
     assert np.isfinite(task.initial_parameters(1).parameters["coef_"]).all()
+
+
+def test_listing_of_statistics_is_a_task_too(tmp_path: Path) -> None:
+    """It reads a CSV with a header; empty cells are missing."""
+    (tmp_path / "a.csv").write_text("age,ward,name\n31,surgery,Ada\n,maternity,Eve\n17,,Kim\n")
+    task = done(next(listing for listing in listings("python") if "csv" in listing))["task"]
+    assert isinstance(task, StatisticsTask)
+    spec = ParameterSpec.of(task.initial_parameters(1))
+    vector = spec.flatten(task.initial_parameters(1).parameters)
+    client = Client(id=ClientId("a"), data=tmp_path / "a.csv")
+    work = Work(
+        round_id=1,
+        seed=1,
+        algorithm="fedavg",
+        epochs=1,
+        max_steps=None,
+        max_seconds=None,
+        batch_size=None,
+        learning_rate=0.1,
+        options={},
+        state={},
+        progress=lambda steps_done, n_steps, **metrics: True,
+    )
+    trained = task.train(spec.unflatten(vector), work, client)
+    found = task.statistics(spec.unflatten(delta_of(trained, vector, spec)), version=1, n_devices=5)
+    age, ward = found.columns["age"], found.columns["ward"]
+    assert isinstance(age, NumberStatistics)
+    assert isinstance(ward, CategoryStatistics)
+    assert (found.rows, age.count, age.missing, age.mean) == (5 * 3, 5 * 2, 5, 24)
+    assert (dict(ward.counts), ward.other, ward.missing) == ({"surgery": 5, "maternity": 5}, 0, 5)

@@ -192,8 +192,12 @@ SGD_LOSSES = {
 @pytest.mark.parametrize(
     ("loss", "labels"), [(loss, labels) for losses, labels in SGD_LOSSES.values() for loss in losses]
 )
-def test_loss_is_what_a_step_goes_down(loss: str, labels: tuple[Any, ...] | None) -> None:
-    """One example, one step without penalty: the model moves by -rate x gradient of the metric `loss`."""
+@pytest.mark.parametrize("size", [0.3, 3.0])
+def test_loss_is_what_a_step_goes_down(loss: str, labels: tuple[Any, ...] | None, size: float) -> None:
+    """One example, one step without penalty: the model moves by -rate x gradient of the metric `loss`.
+
+    Of a small and of a large model, for every piece of a loss.
+    """
     kind = SGDRegressor if labels is None else SGDClassifier
     x, y = some_examples(labels, n=1, seed=5)
     task = a_task(
@@ -204,7 +208,7 @@ def test_loss_is_what_a_step_goes_down(loss: str, labels: tuple[Any, ...] | None
     )
     shapes = {name: array.shape for name, array in task.initial_parameters(1).parameters.items()}
     random = np.random.default_rng(2)
-    start = {name: random.normal(scale=0.3, size=shape) for name, shape in shapes.items()}
+    start = {name: random.normal(scale=size, size=shape) for name, shape in shapes.items()}
 
     def loss_at(name: str, index: tuple[int, ...], by: float) -> float:
         moved = {key: array.copy() for key, array in start.items()}
