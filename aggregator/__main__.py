@@ -366,16 +366,17 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
     with Threads() as run_blocking:
         evaluator = ProcessEvaluator(settings.task, task_folder, run_blocking)
         try:
-            spec = (await first_state(settings, evaluator)).spec
+            state = await first_state(settings, evaluator)
         finally:
             await evaluator.close()
+    (_, own), spec = state.model, state.spec
     update_bytes = codec_named(settings.training.codec).encoded_bytes(spec.n_params)
     knobs = settings.round
     return {
         "run": run_name(settings),
         "task": settings.task,
-        "parameters": spec.n_params,
-        "spec": spec.digest,
+        "parameters": own.n_params,
+        "spec": own.digest,
         "model_bytes": 4 * spec.n_params,
         "update_bytes": update_bytes,
         "update_travels": "inline" if update_bytes <= settings.transfer.inline_bytes else "in chunks",

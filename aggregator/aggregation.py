@@ -2,22 +2,30 @@
 
 O(model) memory however many devices report: one float64 sum, the model, the next model.
 
-Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`, `server_optimizers/`).
+Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`, `server_algorithm.py`,
+`server_optimizers/`).
 """
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from aggregator.config import Settings
+from aggregator.device_states import Counted
 from aggregator.folding import fold
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
 from aggregator.rules import RuleState, rule_named
+from aggregator.server_algorithm import algorithm_of
 from aggregator.server_optimizers import ServerOptimizer, advance, learning_rate_of, load_optimizer
+from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import CODECS
+from shared.errors import ConfigError
+from shared.parameters import Vector
 
 __all__ = ["Aggregation"]
 
@@ -49,6 +57,8 @@ class Aggregation:
         self.state = state
         self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
         server = settings.server
+        training = settings.training
+        self._algorithm = algorithm_of(training.algorithm, alpha=training.alpha, population=server.population)
         self._rule = rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
         self._optimizer = optimizer or load_optimizer(server.optimizer, Path.cwd())
         self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
@@ -70,7 +80,7 @@ class Aggregation:
             records: everything that counts for it, in the order of their seq.
 
         Raises:
-            ConfigError: it, or what the optimizer keeps, is not finite. It can be tried again.
+            ConfigError: it, what travels with it, or what the optimizer keeps, is not finite. It can be tried again.
         """
         return await self._run_blocking(Lane.COMPUTE, partial(self._make, into, round_id, records))
 
@@ -86,7 +96,11 @@ class Aggregation:
         data = record.data if record.data is not None else self._part_files.open(record.lease).data
         codec = CODECS[record.codec]
         scale = record.clip_scale * record.discount
-        fold(self._rule, total, codec, data, weight=record.weight, scale=scale, n_steps=record.n_steps)
+        training = self._settings.training
+        n_steps = effective_steps(
+            record.n_steps, learning_rate=training.learning_rate_at(record.base_version), mu=training.mu or 0.0
+        )
+        fold(self._rule, total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
 
     def _make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
         # a sum is used up by finalizing it: after a failure it is folded again
@@ -94,7 +108,7 @@ class Aggregation:
             self._sums.pop(into, None)
             for record in records:
                 self._fold(record)
-        delta = self._rule.finalize(self._sums.pop(into))
+        mean = self._rule.finalize(self._sums.pop(into))
         rate = learning_rate_of(
             self._settings.training.algorithm,
             server=self._settings.server.optimizer.learning_rate,
@@ -103,13 +117,25 @@ class Aggregation:
             version=into - 1,
         )
         old = self.state
+        counted = [Counted(record.device, record.lease, record.begins) for record in records]
+        delta, auxiliary, kept = self._algorithm.step(old.optimizer, mean, old.spec, counted)
+        before, spec = old.model
         name = self._settings.server.optimizer.name
-        parameters, optimizer = advance(name, self._optimizer, old.optimizer, old.parameters, delta, old.spec, rate)
+        parameters, optimizer = advance(name, self._optimizer, old.optimizer, before, delta, spec, rate)
+        _check_finite(auxiliary, self._settings.training.algorithm)
         return ServerState(
             version=into,
             round_id=round_id,
             spec=old.spec,
-            parameters=parameters,
-            optimizer=optimizer,
+            parameters=np.concatenate([parameters, auxiliary]) if len(auxiliary) else parameters,
+            optimizer={**optimizer, **kept},
             constants=old.constants,
+        )
+
+
+def _check_finite(auxiliary: Vector, algorithm: str) -> None:
+    if not np.isfinite(auxiliary).all():
+        raise ConfigError(
+            f"what {algorithm} lets travel with the next model is not finite",
+            hint="the run diverges: lower training.learning_rate or server.optimizer.learning_rate",
         )

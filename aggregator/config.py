@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from aggregator.algorithm_limits import contradiction, filled_for_algorithm
 from aggregator.learning_settings import ServerSettings, TrainingSettings
 from aggregator.modes import Mode, filled, filled_round
 from aggregator.section import Seconds, Section
@@ -272,9 +273,11 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_filled(cls, given: Any) -> Any:
-        """Fill the knobs of the mode that stand in other tables than `round`."""
-        if not isinstance(given, Mapping) or not isinstance(table := given.get("round"), Mapping):
+        """Fill what the algorithm needs, and the knobs of the mode that stand in other tables than `round`."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("round"), Mapping):
             return given
+        given = filled_for_algorithm(given)
+        table = given["round"]
         window = table.get("window_s")
         window_max_s = window.get("max") if isinstance(window, Mapping) else getattr(window, "max", None)
         if not isinstance(window_max_s, int | float):
@@ -304,6 +307,9 @@ class Settings(Section):
                 f"{self.round.max_staleness} (round.mode = {mode}): a gradient taken at an older version is not that "
                 "of the model it would move; use fedavg, or mode = sync"
             )
+        staleness = self.round.max_staleness
+        if cause := contradiction(self.training, self.server, mode=mode, max_staleness=staleness):
+            raise ValueError(cause)
         if (
             self.stop.rounds is None
             and self.stop.at_least is None

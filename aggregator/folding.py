@@ -49,7 +49,7 @@ def fold(
     *,
     weight: float,
     scale: float = 1.0,
-    n_steps: int = 1,
+    n_steps: float = 1,
 ) -> None:
     """Add an accepted update to what a rule has summed up.
 

@@ -156,6 +156,8 @@ class Invitations:
             batch_size=training.batch_size,
             learning_rate=training.learning_rate_at(self._tally.version),
             mu=training.mu or 0.0,
+            alpha=training.alpha,
+            state_of=self._tally.states.of(device),
             options=training.options,
         )
 

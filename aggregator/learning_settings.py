@@ -19,8 +19,10 @@ __all__ = ["ServerSettings", "TrainingSettings"]
 class TrainingSettings(Section):
     """What a device is asked to do."""
 
-    algorithm: Literal["fedavg", "fedsgd", "fedprox"] = Field(
-        "fedavg", description="fedsgd: one gradient over all its examples; fedprox: needs mu"
+    algorithm: Literal["fedavg", "fedsgd", "fedprox", "scaffold", "feddyn"] = Field(
+        "fedavg",
+        description="fedsgd: one gradient over all its examples; fedprox, scaffold, feddyn: against drift "
+        "([when which](docs/learning.md#device-algorithms))",
     )
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
@@ -34,6 +36,9 @@ class TrainingSettings(Section):
     learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
     mu: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="fedprox: the pull towards the received model; 0: fedavg"
+    )
+    alpha: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="feddyn: the pull towards the received model; 0.01 to 1 is usual"
     )
     codec: str = Field("float32", description="how updates are encoded")
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
@@ -59,7 +64,7 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _is_of_the_algorithm(self) -> Self:
-        for key, algorithm, value in (("mu", "fedprox", self.mu),):
+        for key, algorithm, value in (("mu", "fedprox", self.mu), ("alpha", "feddyn", self.alpha)):
             if value is not None and self.algorithm != algorithm:
                 raise ValueError(f"{key} is of {algorithm} alone, and algorithm = {self.algorithm}: leave it out")
             if value is None and self.algorithm == algorithm:
@@ -86,6 +91,12 @@ class ServerSettings(Section):
         "that devices on mains power and fast links do not own the model",
     )
     optimizer: OptimizerSettings = OptimizerSettings()
+    population: int | None = Field(
+        None,
+        ge=1,
+        description="scaffold, feddyn: devices over which the server's part is a mean, at least; unset: those with an "
+        "update that counted so far",
+    )
     max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
     init_from: Path | None = Field(
         None, description="warm start from this safetensors file; names must match the model's"

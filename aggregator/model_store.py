@@ -41,7 +41,7 @@ class ServerState:
         version: commits so far.
         round_id: of the round that made it, 0 for the first model.
         spec: of `parameters`.
-        parameters: (n_params,) float32.
+        parameters: (n_params,) float32, the task's own, and behind them what a device algorithm lets travel.
         optimizer: state of server optimizer and algorithm, by name.
         constants: the model's integer arrays.
         counters: of evaluation and stopping.
@@ -51,9 +51,15 @@ class ServerState:
     round_id: int
     spec: ParameterSpec
     parameters: Vector
-    optimizer: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    optimizer: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     constants: Arrays = field(default_factory=dict)
     counters: Counters = field(default_factory=dict)
+
+    @property
+    def model(self) -> tuple[Vector, ParameterSpec]:
+        """The task's own parameters with their spec, without what a device algorithm lets travel behind them."""
+        spec = self.spec.own
+        return self.parameters[: spec.n_params], spec
 
 
 class ModelStore:
@@ -141,7 +147,8 @@ def export(state: ServerState, path: Path) -> None:
         state: any version.
         path: replaced in one step when it exists.
     """
-    tensors = {**state.spec.unflatten(state.parameters), **state.constants}
+    parameters, spec = state.model
+    tensors = {**spec.unflatten(parameters), **state.constants}
     _write(path, tensors, {"format": "pt"})  # safetensors writes more than one key in any order
 
 

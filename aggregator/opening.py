@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from aggregator.aggregation import Aggregation
@@ -32,7 +33,9 @@ from aggregator.recovery import Recovered, recover
 from aggregator.round_machine import RoundMachine
 from aggregator.run_folder import RunFolder
 from aggregator.selection import seed_of
+from aggregator.server_algorithm import algorithm_of
 from aggregator.settings_change import changed, is_in_given_work, refuse_fixed
+from shared.algorithms import extended
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
 from shared.config import settings_digest, settings_json
@@ -139,6 +142,7 @@ async def open_run(
     machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=plug_ins.rule)
     recovered = recover(machine, records, journal.clock(), now, wall())
     state = await run_blocking(Lane.DISK, partial(load, machine.version))
+    machine.tally.states.adopt(state.optimizer)
     await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))
     aggregation = Aggregation(settings, state, part_files, store, run_blocking, plug_ins.optimizer)
     for record in machine.tally.accepted():
@@ -208,7 +212,16 @@ async def first_state(settings: Settings, evaluator: Evaluator) -> ServerState:
     if settings.server.init_from is not None:
         vector, found = warm_start(settings.server.init_from, spec, constants)
         constants = found
-    state = ServerState(version=0, round_id=0, spec=spec, parameters=vector, constants=constants)
+    training = settings.training
+    more = extended(spec, training.algorithm)
+    state = ServerState(
+        version=0,
+        round_id=0,
+        spec=more,
+        parameters=np.concatenate([vector, np.zeros(more.n_params - spec.n_params, np.float32)]),
+        optimizer=algorithm_of(training.algorithm, alpha=training.alpha).init(more),
+        constants=constants,
+    )
     await _try_evaluation(settings, evaluator, state)
     return state
 
@@ -219,7 +232,7 @@ async def _initial(settings: Settings, evaluator: Evaluator) -> Initial:
 
 async def _check_spec(settings: Settings, evaluator: Evaluator, spec: ParameterSpec, folder: RunFolder) -> None:
     """Refuse to go on with a task whose model is no longer the run's."""
-    difference = ParameterSpec.of(await _initial(settings, evaluator)).difference(spec)
+    difference = ParameterSpec.of(await _initial(settings, evaluator)).difference(spec.own)
     if difference:
         raise ConfigError(
             f"the task yields another model than this run has: {difference}",
@@ -236,7 +249,7 @@ async def _try_evaluation(settings: Settings, evaluator: Evaluator, state: Serve
     """
     if not settings.evaluation.central_every:
         return
-    evaluated = await evaluator.evaluate(state.parameters, state.spec, state.constants)
+    evaluated = await evaluator.evaluate(*state.model, state.constants)
     metrics = {} if evaluated is None else central_metrics(evaluated)
     stop = settings.stop
     needs_metric = stop.at_least is not None or stop.at_most is not None or stop.patience is not None

@@ -106,6 +106,8 @@ class AcceptRecord:
     """The device's own word on these three."""
     loss: float | None = None
     """Mean training loss, by the device's own word; None: it names none."""
+    begins: bool = False
+    """Whether the algorithm's state on the device began with it."""
     data: bytes | None = None
 
 

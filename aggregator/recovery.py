@@ -30,6 +30,7 @@ from aggregator.records import (
 )
 from aggregator.round_machine import RoundMachine
 from shared.config import settings_json
+from shared.errors import Reason
 from shared.messages import Kind, Outcome, RoundOutcome
 
 __all__ = ["Recovered", "recover"]
@@ -95,6 +96,9 @@ def recover(
                 machine.timer.reported(machine.leases[record.lease].record.device_class, record.seconds)
                 machine.tally.enter(record)
             case OutcomeRecord():
+                if record.reason is Reason.STATE:
+                    lost = machine.leases[record.lease].record
+                    machine.tally.states.lost(lost.device, lost.work)
                 machine.leases.move(
                     machine.leases[record.lease],
                     LeaseState(record.outcome),

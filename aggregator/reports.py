@@ -95,6 +95,8 @@ class Reports:
             return [receipt_of(lease, repeat=True)]
         name, device = lease.record.lease, lease.record.device
         is_lost = self._is_lost(lease, state, reason)
+        if reason is Reason.STATE:
+            self._tally.states.lost(device, lease.record.work)
         self._leases.move(lease, state, reason=reason, detail=detail)
         if lease.record.kind is Kind.TRAIN:
             self._tally.records.settled(device, lease.outcome)

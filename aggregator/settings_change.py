@@ -22,6 +22,7 @@ FIXED: Mapping[str, str] = MappingProxyType(
         "run": "devices hold leases in that name",
         "seed": "its first model and its draws so far came from that seed",
         "server.init_from": "it has its first model already",
+        "training.alpha": "what its devices keep was made with it",
         "training.algorithm": "what its devices still send of the one cannot be added to work of the other",
     }
 )
@@ -86,7 +87,7 @@ def refuse_fixed(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) 
 def _is_of_the_step(key: str, algorithm: str) -> bool:
     """Whether the server steps with it when it makes a version; with fedsgd, devices leave their rate to it."""
     is_rate = key in ("training.learning_rate", "training.learning_rate_decay")
-    is_of_server = key.startswith("server.optimizer") or key in ("server.rule", "server.normalize")
+    is_of_server = key.startswith("server.optimizer") or key in ("server.rule", "server.normalize", "server.population")
     return is_of_server or (is_rate and algorithm == "fedsgd")
 
 

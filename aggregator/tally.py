@@ -5,6 +5,7 @@ lease counts at most once, and a device at most once a base version.
 """
 
 from aggregator.config import Settings
+from aggregator.device_states import DeviceStates
 from aggregator.events import Verified
 from aggregator.leases import Lease, LeaseBook, LeaseState
 from aggregator.phases import EndCause
@@ -13,6 +14,7 @@ from aggregator.reweighting import finishing_factor
 from aggregator.rules import weight_of
 from aggregator.staleness import discount, staleness
 from aggregator.track_records import TrackRecords
+from shared.algorithms import STATEFUL
 from shared.errors import InvalidState, Reason
 
 __all__ = ["Tally"]
@@ -34,6 +36,7 @@ class Tally:
         self.n_bytes = 0
         """Of updates that are accepted and not yet in a committed version."""
         self._accepted: dict[int, list[AcceptRecord]] = {}  # into -> what counts for it, not yet committed
+        self.states = DeviceStates(are_kept=settings.training.algorithm in STATEFUL)
         self._bases: dict[int, set[str]] = {}  # base version -> devices with an accepted update from it
 
     @property
@@ -90,6 +93,7 @@ class Tally:
             train_seconds=update.train_seconds,
             offline_seconds=update.offline_seconds,
             loss=update.loss,
+            begins=self.states.begins(lease.record.work),
             data=update.data,
         )
         self.enter(record)
@@ -105,6 +109,7 @@ class Tally:
         late = staleness(record.into, record.base_version)
         self._leases.move(self._leases[record.lease], LeaseState.ACCEPTED, staleness=late)
         self.records.counted(record)
+        self.states.accepted(record.device, record.lease)
         self.last_seq = record.seq
         self._accepted.setdefault(record.into, []).append(record)
         self.n_bytes += record.size
@@ -124,6 +129,7 @@ class Tally:
         if version != self.version + 1 or not self.is_closed:
             raise InvalidState(f"version {version} was written, {self.version + 1} is being built")
         self.version, self.is_closed = version, False
+        self.states.committed()
         records = self._accepted.pop(version, [])
         self.n_folded += len(records)
         self.n_bytes -= sum(record.size for record in records)
@@ -161,6 +167,7 @@ class Tally:
     def _uncount(self, record: AcceptRecord) -> None:
         """It does not stand in the way of another update of this device from this version."""
         self._bases.get(record.base_version, set()).discard(record.device)
+        self.states.voided(record.device)
 
     def check(self) -> None:
         """Hold the books against the leases.

@@ -117,7 +117,7 @@ class VersionMaking:
         if not every or (state.version % every and state.version != self._settings.stop.rounds):
             return {}
         try:
-            evaluated = await self._evaluator.evaluate(state.parameters, state.spec, state.constants)
+            evaluated = await self._evaluator.evaluate(*state.model, state.constants)
         except ConfigError as error:
             log.error("central_evaluation_failed", version=state.version, error=str(error))
             return {}

@@ -20,8 +20,7 @@ from edge_client.local_state import pack
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.algorithms import STATEFUL, DeviceAlgorithm, algorithm_named, extended
 from shared.chunking import sha256_hex
-from shared.codecs.choice import codec_named
-from shared.codecs.codec import decode_vector
+from shared.codecs import codec_named, decode_vector
 from shared.errors import ConfigError, PeerError, Reason
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric, WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of

@@ -9,7 +9,8 @@ With `normalize = "steps"` the mean is FedNova's: Wang, Liu, Liang, Joshi, Poor,
 Problem in Heterogeneous Federated Optimization" (NeurIPS 2020, arXiv 2007.07481), §4, for plain SGD on the devices:
 (Σ p_k τ_k) · Σ p_k delta_k/τ_k with p_k = weight_k / Σ weight and τ_k the steps that a device took. Choose it where
 devices take unequal numbers of steps, as with equal seconds of work: in the plain mean, who takes twice the steps pulls
-twice as far towards its own data. Differs: buffers (running statistics) are no steps, and take the plain mean; of late
+twice as far towards its own data. FedProx's steps are worth less than one each: τ_k is `effective_steps` there, and any
+number. Differs: buffers (running statistics) are no steps, and take the plain mean; of late
 updates, too, each counts by its own steps, and its p_k is damped. A device's word on its steps is believed, as is its
 word on its examples.
 """
@@ -37,7 +38,7 @@ class Mean:
         return RuleState(np.zeros(n_params, dtype=np.float64))
 
     def accumulate(
-        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: int = 1
+        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
     ) -> None:
         if not (0 < weight < np.inf):
             raise InvalidState(f"an update with weight {weight!r}")

@@ -47,7 +47,7 @@ class AggregationRule(Protocol):
         """Return the state before the first update."""
 
     def accumulate(
-        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: int = 1
+        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
     ) -> None:
         """Add one update to `state`.
 
@@ -56,7 +56,7 @@ class AggregationRule(Protocol):
             update: read once, never kept.
             weight: > 0; what it counts against the others.
             scale: of the update itself, such as a clip factor; does not change what it counts.
-            n_steps: that its device took, >= 0; 0 counts as one.
+            n_steps: that its device took, >= 0, or what they are worth; below one counts as one.
 
         Raises:
             InvalidState: a weight that is not positive and finite, or blocks that are not the whole vector; the state

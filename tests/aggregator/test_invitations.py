@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from aggregator.commands import Assign, ComeBack, Command, RepublishModel, SendReceipt
-from aggregator.events import CheckedIn, PauseAsked, ResumeAsked
+from aggregator.events import AggregationFailed, CheckedIn, Failed, PauseAsked, ResumeAsked
 from aggregator.phases import PauseCause, Phase
 from aggregator.quotas import DAY_S
-from aggregator.records import LeaseRecord
+from aggregator.records import AcceptRecord, LeaseRecord
 from aggregator.recovery import recover
 from aggregator.round_machine import RoundMachine
 from aggregator.selection import Candidate, Draw
@@ -292,3 +292,80 @@ def test_quotas_survive_a_restart() -> None:
     again.now = 50.0
     (answer,) = commands_in(again.check_in("d0"), ComeBack)
     assert (answer.reason, answer.retry_s.min) == (Reason.QUOTA, DAY_S - 3600.0)
+
+
+FEDDYN: dict[str, Any] = {"algorithm": "feddyn", "alpha": 0.5}
+
+
+def states_in(engine: Engine) -> dict[str, str | None]:
+    """Return from whose state each device's newest work goes on."""
+    orders = {row.device: WorkOrder.model_validate_json(row.work) for row in leased(engine.log)}
+    assert all(order.alpha == 0.5 for order in orders.values())
+    return {device: order.state_of for device, order in orders.items()}
+
+
+def restarted_as(engine: Engine) -> Engine:
+    """Return an engine that has read the other's journal."""
+    settings = some_settings(training=FEDDYN)
+    machine = a_machine(settings, prefix="life-2")
+    recover(machine, engine.records, None, engine.now, 0.0)
+    return Engine(settings, machine)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_work_goes_on_from_the_newest_update_that_counts(restarts: bool) -> None:
+    """Before and after a restart; whoever never counted begins from nothing."""
+    engine = reporting(training=FEDDYN)
+    first = {device: engine.lease_of(device) for device in SIX}
+    engine.round(*SIX)
+    if restarts:
+        engine = restarted_as(engine)
+    engine.check_in(*SIX)
+    counted = SIX[:4]
+    assert states_in(engine) == {device: first[device] if device in counted else None for device in engine.leased()}
+    begun = [row.begins for row in engine.records if isinstance(row, AcceptRecord)]
+    assert begun == ([] if restarts else [True] * 4)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_work_after_a_voided_update_goes_on_from_the_one_before(restarts: bool) -> None:
+    """The devices were told accepted: the assignment says better."""
+    engine = reporting(training=FEDDYN)
+    first = {device: engine.lease_of(device) for device in SIX}
+    engine.round(*SIX)
+    engine.check_in(*SIX)
+    engine.report(*engine.leased()[:4])
+    engine.log.clear()
+    engine(AggregationFailed(detail="not finite"), ResumeAsked(void=True))
+    if restarts:
+        engine = restarted_as(engine)
+    engine.check_in(*SIX)
+    engine.pass_s(10.0)  # the back-off of an abandoned round
+    given = states_in(engine)
+    assert set(SIX[:4]) & given.keys()
+    assert given == {device: first[device] if device in SIX[:4] else None for device in given}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_device_that_has_lost_its_state_begins_anew(restarts: bool) -> None:
+    """It says so by failing the lease; the next one asks for nothing that it has not."""
+    engine = reporting(training=FEDDYN)
+    engine.round(*SIX)
+    engine.check_in(*SIX)
+    loser = next(device for device in engine.leased() if device in SIX[:4])
+    engine(Failed(device=loser, lease=engine.lease_of(loser), reason=Reason.STATE))
+    if restarts:
+        engine = restarted_as(engine)
+    engine.check_in(*SIX)
+    engine.round(*[device for device in SIX if device != loser])
+    engine.log.clear()
+    engine.check_in(*SIX)
+    assert states_in(engine)[loser] is None
+
+
+def test_other_algorithms_name_no_state() -> None:
+    """Nothing is kept, nothing is asked for."""
+    engine = reporting()
+    engine.round(*SIX)
+    engine.check_in(*SIX)
+    assert all('"state_of"' not in row.work and '"alpha"' not in row.work for row in leased(engine.log))

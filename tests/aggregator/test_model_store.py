@@ -223,3 +223,22 @@ def test_copies_that_a_user_made_are_no_versions(tmp_path: Path) -> None:
     copy = store.save(a_state(1)).read_bytes()
     (tmp_path / "00000001 (copy).safetensors").write_bytes(copy)
     assert store.versions() == [1]
+
+
+def test_what_travels_behind_a_model_is_not_exported(tmp_path: Path) -> None:
+    """A user's file has the user's names, and a version keeps the rest."""
+    own = ParameterSpec.of(Initial({"w": np.zeros(2, np.float32)}))
+    spec = own.with_auxiliary("fedmq/c", 2)
+    more = {"algorithm/n": np.array(3, np.int64), "algorithm/sum": np.ones(2)}
+    state = ServerState(version=1, round_id=1, spec=spec, parameters=np.arange(4, dtype=np.float32), optimizer=more)
+    export(state, tmp_path / "model.safetensors")
+    exported = load_file(tmp_path / "model.safetensors")
+    assert {name: array.tolist() for name, array in exported.items()} == {"w": [0.0, 1.0]}
+    store = ModelStore(tmp_path / "versions")
+    store.save(state)
+    loaded = store.load(1)
+    assert (loaded.spec, loaded.model[1], loaded.model[0].tolist()) == (spec, own, [0.0, 1.0])
+    assert {name: (array.dtype.name, array.tolist()) for name, array in loaded.optimizer.items()} == {
+        "algorithm/n": ("int64", 3),
+        "algorithm/sum": ("float64", [1.0, 1.0]),
+    }

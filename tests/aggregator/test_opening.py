@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from structlog.testing import capture_logs
 
 from aggregator.config import Settings
+from aggregator.device_states import Counted, names_of
 from aggregator.evaluation import TaskEvaluator
 from aggregator.journal import Journal
 from aggregator.model_store import ModelStore, ServerState
@@ -270,3 +271,44 @@ def test_run_without_a_name_is_called_after_its_task_and_the_date(task: str, sta
     assert name.rpartition("-")[2].isdigit()
     Settings.model_validate({**settings.model_dump(), "run": name})
     assert run_name(some_settings()) == "test"
+
+
+SCAFFOLD: dict[str, Any] = {"algorithm": "scaffold"}
+
+
+async def test_first_model_of_scaffold_has_zeros_behind_it(tmp_path: Path) -> None:
+    """As many as there are trainables; the task's own part is as ever, warm or not."""
+    async with opened(some_settings(tmp_path / "plain")) as plain:
+        own = plain.aggregation.state
+    weights = np.arange(N_PARAMS, dtype=np.float32)
+    save_file({"weights": weights}, tmp_path / "warm.safetensors")
+    for name, server in (("cold", {}), ("warm", {"init_from": tmp_path / "warm.safetensors"})):
+        async with opened(some_settings(tmp_path / name, training=SCAFFOLD, server=server)) as run:
+            state = run.aggregation.state
+        parameters, spec = state.model
+        assert spec == own.spec
+        assert np.array_equal(parameters, weights if server else own.parameters)
+        assert state.parameters[N_PARAMS:].tolist() == [0.0] * N_PARAMS
+        assert state.optimizer["algorithm/sum"].tolist() == [0.0] * N_PARAMS
+        assert run.blob.index.size == 2 * own.parameters.nbytes
+        async with opened(some_settings(tmp_path / name, training=SCAFFOLD, server=server)) as again:
+            assert again.blob.ref == run.blob.ref
+
+
+async def test_version_file_says_whose_state_is_which(tmp_path: Path) -> None:
+    """Whatever rows are left: what lies with the sum belongs to the sum."""
+    settings = some_settings(tmp_path, training={"algorithm": "feddyn", "alpha": 0.5})
+    async with opened(settings) as run:
+        state = replace(run.aggregation.state, version=1, round_id=1)
+        counted = names_of(state.optimizer, [Counted("d1", lease_name(7), True)])
+        run.store.save(replace(state, optimizer={**state.optimizer, **counted}))
+        await run.journal.append(
+            RoundRecord(round_id=1, into=1),
+            a_lease(1, "d1"),
+            an_accept(an_update(1.0)),
+            CloseRecord(into=1, last_seq=1),
+            CommitRecord(version=1, round_id=1, digest=DIGEST),
+        )
+    async with opened(settings) as run:
+        assert run.machine.tally.states.of("d1") == lease_name(7)
+        assert run.machine.tally.states.of("d2") is None

@@ -13,7 +13,7 @@ OLD: dict[str, Any] = {
     "seed": 1,
     "round": {"report_goal": 4, "window_s": {"min": 5, "max": 60}},
     "server": {"init_from": None},
-    "training": {"algorithm": "fedavg", "learning_rate": 0.1},
+    "training": {"algorithm": "fedavg", "learning_rate": 0.1, "alpha": 0.25},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "fleet": {"fleet": "other"},
@@ -21,6 +21,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "seed": {"seed": 77},
     "server.init_from": {"server": {"init_from": "w.safetensors"}},
     "training.algorithm": {"training": {"algorithm": "fedsgd"}},
+    "training.alpha": {"training": {"algorithm": "fedavg", "alpha": 0.5}},
 }
 """What would change each setting that is fixed."""
 

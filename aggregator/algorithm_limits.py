@@ -1,0 +1,76 @@
+"""What the two algorithms that keep state on devices ask of the rest of the settings.
+
+SCAFFOLD's c and FedDyn's h are right only while the server's sum is that of what the devices keep. So every update that
+counts must count once, as it is, and none from an older version: its weight is one, it is not late, not damped, not
+normalised away. What is unset is filled so; what is set and cannot hold is refused, with what to change.
+
+Pure.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aggregator.learning_settings import ServerSettings, TrainingSettings
+from shared.algorithms import STATEFUL
+
+__all__ = ["contradiction", "filled_for_algorithm"]
+
+_SUM = "the server keeps the plain sum of what every device sends"
+
+
+def filled_for_algorithm(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with what such an algorithm needs in the place of what is unset.
+
+    Args:
+        given: as the configuration has it; what is no table is left for others to refuse.
+    """
+    tables = {name: given.get(name, {}) for name in ("training", "round", "server")}
+    if not all(isinstance(table, Mapping) for table in tables.values()):
+        return dict(given)
+    algorithm = tables["training"].get("algorithm")
+    if algorithm not in STATEFUL:
+        return dict(given)
+    wanted: dict[str, dict[str, Any]] = {"round": {}, "server": {"weighting": "uniform"}}
+    if tables["round"].get("mode") != "async":  # which is refused by its name
+        wanted["round"]["max_staleness"] = 0
+    if algorithm == "feddyn":
+        wanted["server"]["normalize"] = "none"
+    full = {
+        name: {**table, **{key: value for key, value in wanted[name].items() if table.get(key) is None}}
+        for name, table in tables.items()
+        if name in wanted
+    }
+    return {**given, **full}
+
+
+def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: str, max_staleness: int) -> str | None:
+    """Return what cannot hold with the algorithm, and what to change; None: all of it can.
+
+    Args:
+        training: the table.
+        server: the table.
+        mode: of the rounds.
+        max_staleness: likewise.
+    """
+    algorithm = training.algorithm
+    if algorithm not in STATEFUL:
+        if server.population is None:
+            return None
+        return f"server.population is of scaffold and feddyn alone, and algorithm = {algorithm}: leave it out"
+    late = f"round.max_staleness = {max_staleness} (round.mode = {mode})"
+    checks = (
+        (max_staleness > 0, late, "a late update was corrected by what the server knew before", "mode = sync"),
+        (server.weighting != "uniform", f"server.weighting = {server.weighting}", _SUM, "weighting = uniform"),
+        (server.reweight != "off", f"server.reweight = {server.reweight}", _SUM, "reweight = off"),
+        (str(server.rule) != "mean", f"server.rule = {server.rule}", _SUM, "rule = mean"),
+        (
+            algorithm == "feddyn" and server.normalize != "none",
+            f"server.normalize = {server.normalize}",
+            "a device's state moves by all that it sent",
+            "normalize = none",
+        ),
+    )
+    for is_so, what, why, instead in checks:
+        if is_so:
+            return f"{what} cannot hold with training.algorithm = {algorithm}: {why}; use {instead}"
+    return None
