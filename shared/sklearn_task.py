@@ -2,7 +2,8 @@
 
 `fedavg` is McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017,
 arXiv 1602.05629), algorithm 1, with scikit-learn's own inner loop: a step an example. What travels is `coef_` and
-`intercept_`, as float64 in the user's hands.
+`intercept_`, as float64 in the user's hands. `qfedavg` (Li et al., "Fair Resource Allocation in Federated Learning",
+ICLR 2020, arXiv 1905.10497) trains alike and says what the received model's loss was, as the metric `initial_loss`.
 
 Bits: of what an estimator learns into itself, `coef_` and `intercept_` are all that its next step depends on, given a
 constant rate. `t_` counts the steps of one device and feeds schedules of the rate, and averaged SGD keeps a second
@@ -41,6 +42,7 @@ _RATES = {
     "PassiveAggressiveRegressor": "C",
 }
 """Estimators that are known, each with the parameter that is its rate."""
+_ALGORITHMS = ("fedavg", "qfedavg")
 _CONSTANT = ("constant", "pa1", "pa2")
 _INSTEAD = {
     "LogisticRegression": 'SGDClassifier(loss="log_loss", learning_rate="constant")',
@@ -99,13 +101,13 @@ class SklearnTask:
         """See `Task`. A step of the work is a batch; `n_steps` of the result counts the estimator's: one an example.
 
         Raises:
-            ConfigError: an algorithm other than fedavg, no examples, or examples of another shape or label.
+            ConfigError: an algorithm that needs or corrects gradients; no examples, or of another shape or label.
         """
-        if work.algorithm != "fedavg" or work.mu or work.correction:
+        if work.algorithm not in _ALGORITHMS or work.mu or work.correction:
             raise ConfigError(
-                f"SklearnTask knows fedavg, not {work.algorithm!r}: an estimator takes its steps by itself, returns no "
-                "gradient and adds no correction to one",
-                hint='training.algorithm = "fedavg", or a task whose steps are its own: examples/linear_digits.py',
+                f"SklearnTask knows {' and '.join(_ALGORITHMS)}, not {work.algorithm!r}: an estimator takes its steps "
+                "by itself, returns no gradient and adds no correction to one",
+                hint='set training.algorithm = "fedavg"; a task whose steps are its own is examples/linear_digits.py',
             )
         x, y = self._checked(self._train_data(client), f"train_data({client.id!r})")
         if not len(y):
@@ -125,6 +127,8 @@ class SklearnTask:
                     break
         learned = {name: np.asarray(getattr(estimator, name)) for name in self._shapes}
         metrics = self._measured(self.fitted(learned), x, y)
+        if work.algorithm == "qfedavg":
+            metrics["initial_loss"] = self._measured(self.fitted(parameters), x, y)["loss"]
         return Trained(parameters=learned, num_examples=n, n_steps=n_seen, metrics=metrics)
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated | None:

@@ -301,6 +301,19 @@ def test_model_travels_as_float64_that_float32_holds() -> None:
     np.testing.assert_allclose(delta[:-3].reshape(3, N_FEATURES), parameters_of(trained)["coef_"], rtol=1e-7)
 
 
+def test_qfedavg_also_says_what_the_received_model_was_worth() -> None:
+    """The same steps as fedavg's, and the mean loss of what was received over all training examples."""
+    x, y = some_examples(LABELS)
+    task = a_task(lambda: SGDClassifier(learning_rate="constant"), LABELS, test_data=lambda client: (x, y))
+    start = parameters_of(task.train(task.initial_parameters(1).parameters, some_work(), CLIENT))
+    plain, fair = (task.train(start, some_work(seed=5, algorithm=name), CLIENT) for name in ("fedavg", "qfedavg"))
+    np.testing.assert_array_equal(parameters_of(fair)["coef_"], parameters_of(plain)["coef_"])
+    received = task.evaluate(start, CLIENT, {})
+    assert received is not None
+    assert fair.metrics == {**plain.metrics, "initial_loss": received.metrics["loss"]}
+    assert fair.metrics["initial_loss"] != fair.metrics["loss"]
+
+
 @pytest.mark.parametrize(
     ("estimator", "classes", "says"),
     [
