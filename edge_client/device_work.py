@@ -23,7 +23,7 @@ from edge_client.local_state import LocalState
 from edge_client.model_cache import CachedModel, ModelCache
 from edge_client.outbox import Outbox
 from edge_client.saved_numbers import SavedNumber
-from edge_client.training import Finished, Gate, carry_out
+from edge_client.training import CarryOut, Finished, Gate, carry_out
 from edge_client.training_line import TrainingLine
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.blocking import Lane, RunBlocking
@@ -63,6 +63,7 @@ class DeviceWork:
         clock: monotonic seconds; called in the training lane.
         line: of all that train in this lane; default: this device alone.
         files: where all that lies; default: in the folder that the settings name.
+        carry_out: `training.carry_out`; a rehearsed attacker has another.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class DeviceWork:
         clock: Callable[[], float] = time.monotonic,
         line: TrainingLine | None = None,
         files: Files | None = None,
+        carry_out: CarryOut = carry_out,
     ) -> None:
         files = files or OnDisk(settings.state_folder(client.id))
         self._task, self._client, self._run_blocking, self._clock = task, client, run_blocking, clock
@@ -92,7 +94,7 @@ class DeviceWork:
         self.cache = ModelCache(files.below("models"), settings.cache.quota_bytes)
         self._state = LocalState(files.below("state"))
         self._kept = AlgorithmStates(files.below("state"))
-        self._line = line or TrainingLine()
+        self._line, self._carry_out = line or TrainingLine(), carry_out
         self._spec: ParameterSpec | None = None
         self._cached: CachedModel | None = None
         self._offered: set[str] = set()
@@ -168,7 +170,7 @@ class DeviceWork:
                 finished = await self.blocking(
                     Lane.TRAINING,
                     partial(
-                        carry_out,
+                        self._carry_out,
                         order,
                         task=self._task,
                         client=self._client,

@@ -17,6 +17,7 @@ from broker.transport import Transport
 from edge_client.config import EdgeSettings
 from edge_client.device_work import spec_of
 from edge_client.service import EdgeClient
+from edge_client.training import CarryOut, carry_out
 from edge_client.training_line import TrainingLine
 from shared.blocking import Lane, RunBlocking, Threads
 from shared.task import Client, Task
@@ -36,12 +37,14 @@ class HostedDevice:
         client: its id, and whose data it is.
         transport: its own way to the broker.
         task: its own, of the same model; None: the one that all of them share.
+        carry_out: as for `EdgeClient`.
     """
 
     settings: EdgeSettings
     client: Client
     transport: Transport
     task: Task | None = None
+    carry_out: CarryOut = carry_out
 
 
 async def run_many(
@@ -80,6 +83,7 @@ async def run_many(
             run_blocking=own_lanes.enter_context(_OwnTraining(run_blocking)) if side_by_side else run_blocking,
             spec=spec,
             line=None if side_by_side else line,
+            carry_out=each.carry_out,
         )
         for each in devices
     ]

@@ -30,6 +30,7 @@ from edge_client.files import Files, OnDisk
 from edge_client.link import Link, instant_in
 from edge_client.participant_machine import ParticipantMachine
 from edge_client.session import Session
+from edge_client.training import CarryOut, carry_out
 from edge_client.training_line import TrainingLine
 from edge_client.upload import LinkPace
 from shared.blocking import Lane, RunBlocking, Threads
@@ -64,6 +65,7 @@ class EdgeClient:
         spec: of the task's model, if somebody has asked the task already.
         line: of all that train in the same lanes; default: this device alone.
         files: where it keeps its state; default: in the folder that the settings name.
+        carry_out: `training.carry_out`; a rehearsed attacker has another.
     """
 
     def __init__(
@@ -80,13 +82,14 @@ class EdgeClient:
         spec: ParameterSpec | None = None,
         line: TrainingLine | None = None,
         files: Files | None = None,
+        carry_out: CarryOut = carry_out,
     ) -> None:
         self._settings, self._task, self._client = settings, task, client
         self._run_blocking, self._clock, self._spec = run_blocking, clock, spec
         metered = settings.eligibility.metered_interfaces
         self._look = look or partial(read_conditions, data=client.data, metered_interfaces=metered)
         self._rules = rules_of(settings.eligibility)
-        self._line = line or TrainingLine()
+        self._line, self._carry_out = line or TrainingLine(), carry_out
         self._files = files or OnDisk(settings.state_folder(client.id))
         self._rng = rng or Random()
         self._topics = Topics(settings.fleet)
@@ -123,7 +126,14 @@ class EdgeClient:
             _lanes(self._run_blocking) as run_blocking,
         ):
             self._work = DeviceWork(
-                self._settings, self._task, self._client, run_blocking, self._clock, self._line, self._files
+                self._settings,
+                self._task,
+                self._client,
+                run_blocking,
+                self._clock,
+                self._line,
+                self._files,
+                self._carry_out,
             )
             await self._work.open(self._spec)
             self._pace = LinkPace(self._settings.broker.keepalive_s, self._work.saved_chunk_bytes)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import structlog
@@ -27,7 +28,7 @@ from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import BESIDE_MODEL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
 from shared.wire import encode
 
-__all__ = ["PERSONAL", "Finished", "Gate", "carry_out"]
+__all__ = ["PERSONAL", "CarryOut", "Finished", "Gate", "carry_out"]
 
 PERSONAL = "personal_"
 """Begins the name of a metric of the client's own model; the global model's has none."""
@@ -143,6 +144,10 @@ def carry_out(
         cause = f"{type(error).__name__}: {error}"
         finished = _failed(order, client, gate, Reason.TRAINING, cause, name=type(error).__name__)
     return None if gate.is_cancelled else finished
+
+
+CarryOut: TypeAlias = Callable[..., Finished | None]
+"""What has the arguments of `carry_out`."""
 
 
 def _train(

@@ -27,6 +27,7 @@ from edge_client.config import EdgeSettings
 from edge_client.eligibility import Conditions
 from edge_client.files import Files, OnDisk
 from edge_client.service import EdgeClient
+from edge_client.training import CarryOut, carry_out
 from shared.blocking import Lane
 from shared.errors import InvalidState
 from shared.messages import AggregatorStatus, DeviceStatus
@@ -78,6 +79,7 @@ class _Device:
     files: Files
     delays: Mapping[Lane, DelayRange]
     body: Body | None
+    carry_out: CarryOut
 
 
 class Fleet:
@@ -179,6 +181,7 @@ class Fleet:
         task: Task | None = None,
         delays: Mapping[Lane, DelayRange] | None = None,
         body: Body | None = None,
+        carry_out: CarryOut = carry_out,
         is_on: bool = True,
     ) -> None:
         """Add a device and switch it on.
@@ -190,6 +193,7 @@ class Fleet:
             task: its own, in place of the fleet's.
             delays: how long its work takes, by lane, in place of the fleet's.
             body: what it is made of; None: nothing in particular, and training takes as long as `delays` say.
+            carry_out: as for `EdgeClient`.
             is_on: False: it is switched on by `start`.
         """
         folder = self._edge.state_folder(device)
@@ -200,6 +204,7 @@ class Fleet:
             files=InMemory(str(folder)) if self._in_memory else OnDisk(folder),
             delays=delays or {},
             body=body,
+            carry_out=carry_out,
         )
         if is_on:
             self.start(device)
@@ -223,6 +228,7 @@ class Fleet:
             spec=None if body is None else body.spec,
             line=None if pace is None else pace.line,
             files=known.files,
+            carry_out=known.carry_out,
         )
         self._start(device, service.run, blocking, service.stop)
 

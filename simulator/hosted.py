@@ -20,12 +20,15 @@ from broker.config import BrokerSettings
 from broker.mqtt import MqttTransport
 from edge_client.config import DeviceSettings, EdgeSettings
 from edge_client.hosting import HostedDevice, run_many
+from edge_client.training import CarryOut, carry_out
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.logs import set_up_logs
 from shared.task import Client, ClientId, Task, load_task
 from shared.topics import Topics
+from simulator.attackers import Attacker
 from simulator.padded_task import PaddedTask
+from simulator.scenarios.attacks import AttackSettings
 from simulator.scenarios.faults import DeviceFaults, drops_out
 from simulator.torture_notes import Note, Notebook, NotingTransport, What
 
@@ -39,6 +42,8 @@ class HostPlan(BaseModel):
         notes: folder of the notebooks, one a device; None: nothing is noted.
         batch_s: seconds that a batch takes, by device; who is missing takes what this machine takes.
         faults: of devices that may drop out, by device.
+        attacks: of devices that attack, by device.
+        colluders: part of the data of every attacker of the fleet, by device.
         seed: of the scenario.
     """
 
@@ -47,6 +52,8 @@ class HostPlan(BaseModel):
     notes: Path | None = None
     batch_s: dict[str, float] = {}
     faults: dict[str, DeviceFaults] = {}
+    attacks: dict[str, AttackSettings] = {}
+    colluders: dict[str, tuple[int, int]] = {}
     seed: int = 0
 
 
@@ -68,7 +75,15 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings, plan: HostPlan, task
         client=Client(id=ClientId(device.id), data=device.data or settings.data, partition=device.partition),
         transport=transport if plan.notes is None else _noting(transport, device.id, settings, plan.notes),
         task=_padded(device.id, settings.state_folder(device.id), plan, task),
+        carry_out=_carry_out(device.id, plan, task),
     )
+
+
+def _carry_out(device: str, plan: HostPlan, task: Task) -> CarryOut:
+    if device not in plan.attacks:
+        return carry_out
+    colluders = [Client(id=ClientId(name), partition=partition) for name, partition in plan.colluders.items()]
+    return Attacker(plan.attacks[device], task, colluders)
 
 
 def _padded(device: str, folder: Path, plan: HostPlan, task: Task) -> Task:

@@ -267,6 +267,8 @@ class Rehearsal:
             notes=self._places.notes,
             batch_s={device: each for device, each in batch_s.items() if each is not None},
             faults={device.id: device.faults for device in devices if device.faults.dropout},
+            attacks={device.id: device.attack for device in devices if device.attack is not None},
+            colluders={device.id: device.partition for device in self._plan if device.attack is not None},
             seed=seed,
         )
         (self._places.folder / f"{name}.json").write_text(plan.model_dump_json())

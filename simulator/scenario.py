@@ -19,6 +19,7 @@ from broker.link import PERFECT, LinkProfile
 from edge_client.config import EligibilitySettings
 from shared.errors import ConfigError
 from shared.topics import NAME
+from simulator.scenarios.attacks import AttackSettings
 from simulator.scenarios.availability import ALWAYS, Absence, Availability, always_or_table
 from simulator.scenarios.device_classes import CLASSES, ClassSettings, DeviceClass
 from simulator.scenarios.faults import NO_FAULTS, DeviceFaults, FleetFault
@@ -63,6 +64,7 @@ class DeviceGroup(_Section):
         EligibilitySettings(), description="the devices' own rules, as in their settings: who takes part when"
     )
     faults: DeviceFaults = Field(NO_FAULTS, description="what goes wrong on each")
+    attack: AttackSettings | None = Field(None, description="what each sends in place of its update")
     killed_in_upload: bool = Field(
         False,
         description="each is killed (SIGKILL) in mid-upload, for good; in a rehearsal it has a process of its own",
@@ -186,6 +188,7 @@ class Scenario(_Section):
                     availability=group.availability,
                     eligibility=group.eligibility,
                     faults=group.faults,
+                    attack=group.attack,
                     killed_in_upload=group.killed_in_upload,
                 )
                 index += 1
@@ -233,6 +236,7 @@ class PlannedDevice:
         availability: when it is there.
         eligibility: its own rules.
         faults: what goes wrong on it.
+        attack: what it sends in place of its update; None: it is honest.
         killed_in_upload: whether it is killed in mid-upload, for good.
     """
 
@@ -246,6 +250,7 @@ class PlannedDevice:
     availability: Availability = field(hash=False)
     eligibility: EligibilitySettings = field(hash=False)
     faults: DeviceFaults
+    attack: AttackSettings | None
     killed_in_upload: bool
 
     @property

@@ -61,6 +61,7 @@ PURE = {
         *("held_reports", "participant_machine", "phases", "presence", "spec_question", "training_line", "upload"),
     },
     "simulator": {
+        "attacks",
         "availability",
         "curves",
         "device_classes",

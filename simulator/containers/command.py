@@ -110,9 +110,9 @@ def chaos(scenario: ScenarioPath, folder: Folder = RUNS, run: Run = "compose") -
 def _read(scenario: Path, folder: Path, run: str) -> tuple[Scenario, Settings, Path]:
     fleet = load_settings(Scenario, scenario)
     for device in fleet.plan():
-        if device.is_alone:
+        if device.is_alone or device.attack is not None:
             raise ConfigError(
-                f"devices.{device.group}: containers do not carry out faults, absences or killed_in_upload of a group",
+                f"devices.{device.group}: containers carry out no faults, absences, attacks or kills of a group",
                 where=str(scenario),
                 hint="let [[faults]] strike the fleet, or use `python -m simulator rehearse`",
             )

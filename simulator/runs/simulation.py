@@ -17,12 +17,14 @@ from aggregator.results import RunResult
 from broker.simulated import SimulatedBroker
 from edge_client.config import EdgeSettings
 from edge_client.device_work import spec_of
+from edge_client.training import carry_out
 from shared.blocking import Lane
 from shared.errors import FederationError, leaf_of
 from shared.messages import AggregatorStatus
 from shared.parameters import ParameterSpec
-from shared.task import Task
+from shared.task import Client, ClientId, Task
 from shared.topics import RoundTopic
+from simulator.attackers import Attacker
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import COARSE, DelayRange
 from simulator.runs.body import Body, conditions_at
@@ -206,9 +208,19 @@ class Simulation:
                 ledger=self.ledger,
                 say=lambda line: self.say(f"{loop.time():.1f} s  {line}"),
             )
+            colluders = [
+                Client(id=ClientId(each.id), partition=each.partition) for each in plan if each.attack is not None
+            ]
             for device in plan:
                 body = self._body(device, fates, spec)
-                fleet.add(device.id, partition=device.partition, link=device.link, body=body, is_on=False)
+                fleet.add(
+                    device.id,
+                    partition=device.partition,
+                    link=device.link,
+                    body=body,
+                    carry_out=carry_out if device.attack is None else Attacker(device.attack, self.task, colluders),
+                    is_on=False,
+                )
             fleet.start_aggregator()
             async with asyncio.TaskGroup() as group:
                 fates.begin(group)

@@ -27,6 +27,7 @@ from edge_client.phases import Phase as DevicePhase
 from shared import messages, topics
 from shared.errors import Reason
 from simulator.scenario import DeviceGroup, Scenario
+from simulator.scenarios.attacks import AttackSettings
 from simulator.scenarios.availability import Availability
 from simulator.scenarios.device_classes import ClassSettings
 from simulator.scenarios.faults import DeviceFaults, FleetFault
@@ -302,10 +303,13 @@ PAGES: Sequence[Page] = (
         "docs/simulator.md",
         {
             "keys of a scenario": settings_table(Scenario, without=["classes", "devices", "faults"]),
-            "keys of a group": settings_table(DeviceGroup, without=["link", "availability", "eligibility", "faults"]),
+            "keys of a group": settings_table(
+                DeviceGroup, without=["link", "availability", "eligibility", "faults", "attack"]
+            ),
             "keys of availability": settings_table(Availability),
             "keys of device faults": settings_table(DeviceFaults),
             "keys of fleet faults": settings_table(FleetFault),
+            "keys of an attack": settings_table(AttackSettings),
             "keys of a class": settings_table(ClassSettings),
             "classes": Table(CLASS_HEAD, class_rows()),
             "links": Table(LINK_HEAD, link_rows()),

@@ -63,6 +63,18 @@ def test_training_lowers_the_loss_and_counts_its_steps() -> None:
     assert trained(task, start, client(3, 100), allowed=3).n_steps == 3
 
 
+def test_flipped_labels_teach_the_opposite() -> None:
+    """A device that learns 9 − y raises the loss on y."""
+    start = task.initial_parameters(0).parameters
+    for flip in (False, True):
+        found = trained(task, start, client(3, 100), options={"flip_labels": flip})
+        assert found.parameters is not None
+        before, after = (task.evaluate(each, client(3, 100), {}).metrics["loss"] for each in (start, found.parameters))
+        assert isinstance(before, Ratio)
+        assert isinstance(after, Ratio)
+        assert (after.numerator > before.numerator) == flip
+
+
 def test_gradient_is_that_of_one_full_step() -> None:
     """FedSGD's gradient times the rate is the step of FedAvg with one full batch."""
     start = task.initial_parameters(0).parameters

@@ -1,0 +1,123 @@
+"""A device that attacks: it carries its work out as any other, and sends something else.
+
+What is sent is well formed, under its lease, with its checksum: nothing but the numbers is wrong. The honest code stays
+as it is; `carry_out` is called, and its report rewritten. Attackers that know each other compute each other's updates,
+each on the other's data, so that they agree without a word between them, in any process and to the bit; the time that
+it takes is not counted.
+
+Not here: the attacks (`scenarios/attacks.py`).
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.training import Finished, Gate, carry_out
+from shared.chunking import sha256_hex
+from shared.codecs import CODECS
+from shared.messages import Assignment, Kind, Reported
+from shared.parameters import ParameterSpec, Vector
+from shared.task import Arrays, Client, Task
+from simulator.scenarios.attacks import FLIP_LABELS, AttackSettings, needs_colluders, poisoned
+
+__all__ = ["Attacker"]
+
+NO_NUMBER = b"\xff"
+"""A float of any width whose bytes are all of it is NaN."""
+
+
+class Attacker:
+    """What an attacking device has in the place of `edge_client.training.carry_out`.
+
+    Args:
+        attack: of its group.
+        task: what all learn, computed here and now.
+        colluders: every attacker of the fleet, itself among them.
+    """
+
+    def __init__(self, attack: AttackSettings, task: Task, colluders: Sequence[Client]) -> None:
+        self._attack, self._task, self._colluders = attack, task, tuple(colluders)
+
+    def __call__(
+        self,
+        order: Assignment,
+        *,
+        client: Client,
+        received: Callable[[], tuple[ParameterSpec, Vector]],
+        spec: ParameterSpec,
+        **others: Any,
+    ) -> Finished | None:
+        """See `edge_client.training.carry_out`."""
+        if order.kind is Kind.TRAIN and order.work is not None and self._attack.kind == "label-flip":
+            options = {**order.work.options, FLIP_LABELS: True}
+            order = order.model_copy(update={"work": order.work.model_copy(update={"options": options})})
+        finished = carry_out(order, client=client, received=received, spec=spec, **others)
+        if finished is None or finished.report.outcome is not Reported.TRAINED:
+            return finished
+        theirs, _ = received()
+        payload = self._sent(order, client, finished.payload, theirs, received, spec)
+        update = {"size": len(payload), "sha256": sha256_hex(payload)}
+        return replace(finished, payload=payload, report=finished.report.model_copy(update=update))
+
+    def _sent(
+        self,
+        order: Assignment,
+        client: Client,
+        honest: bytes,
+        theirs: ParameterSpec,
+        received: Callable[[], tuple[ParameterSpec, Vector]],
+        spec: ParameterSpec,
+    ) -> bytes:
+        if self._attack.kind == "nan":
+            return NO_NUMBER * len(honest)
+        if self._attack.kind == "label-flip":
+            return honest
+        own = _decoded(order, honest, theirs.n_params)
+        others = [self._of(each, order, received, spec) for each in self._colluders] if self._knows_others else []
+        rng = np.random.default_rng(_number(order.model.digest, client.id))
+        sent = poisoned(self._attack, own, [each for each in others if each is not None] or [own], rng)
+        return CODECS[order.codec].encode(sent, order.codec_seed)
+
+    @property
+    def _knows_others(self) -> bool:
+        return needs_colluders(self._attack)
+
+    def _of(
+        self,
+        colluder: Client,
+        order: Assignment,
+        received: Callable[[], tuple[ParameterSpec, Vector]],
+        spec: ParameterSpec,
+    ) -> NDArray[np.float32] | None:
+        """Return what a colluder would have sent for the same model; None: it has nothing to train on."""
+        assert order.work is not None
+        work = order.work.model_copy(update={"seed": _number(order.model.digest, colluder.id)})
+        finished = carry_out(
+            order.model_copy(update={"work": work}),
+            task=self._task,
+            client=colluder,
+            received=received,
+            spec=spec,
+            state=_nothing,
+            gate=Gate(lambda: 0.0, None),
+        )
+        if finished is None or finished.report.outcome is not Reported.TRAINED:
+            return None
+        return _decoded(order, finished.payload, received()[0].n_params)
+
+
+def _nothing() -> Arrays:
+    return {}
+
+
+def _decoded(order: Assignment, payload: bytes, n_params: int) -> NDArray[np.float32]:
+    return np.concatenate([block for _, block in CODECS[order.codec].blocks(payload, n_params)])
+
+
+def _number(digest: str, device: str) -> int:
+    """Return 63 bits that follow from a model and a device."""
+    return int(hashlib.sha256(f"{digest} {device}".encode()).hexdigest(), 16) >> 193
