@@ -35,6 +35,7 @@ def done(listing: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.timeout(120)
 def test_commands_and_what_follows_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
