@@ -28,7 +28,7 @@ _REJECTED = {
     Reason.DIGEST: "its bytes did not add up to what it had offered",
     Reason.LENGTH: "its update had not the length of this model's",
     Reason.SIZE: "its update had not the size that was offered or allowed",
-    Reason.CODEC: "it used another codec than it was given",
+    Reason.CODEC: "it used another codec than it was given, or used it wrongly",
     Reason.OFFERS: "it offered too many different updates",
 }
 _FAILED = {

@@ -18,10 +18,11 @@ import structlog
 from pydantic import ValidationError
 
 from edge_client.local_state import pack
+from edge_client.residual import RESIDUAL, with_residual, without_residual
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.algorithms import STATEFUL, DeviceAlgorithm, algorithm_named, extended
 from shared.chunking import sha256_hex
-from shared.codecs import codec_named, decode_vector
+from shared.codecs import codec_named, decode_vector, encode_with_feedback
 from shared.errors import ConfigError, PeerError, Reason
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric, WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of
@@ -172,6 +173,7 @@ def _train(
     algorithm = _algorithm_of(order.work, theirs)
     model, auxiliary = vector[: spec.n_params], vector[spec.n_params :]
     before = kept(work.state_of) if work.algorithm in STATEFUL else {}
+    state, residual = without_residual(state, theirs.n_params)
     adjustment = algorithm.begin(before, auxiliary, int(spec.is_trainable.sum()))
     correction = adjustment.correction
     trained = task.train(
@@ -205,7 +207,8 @@ def _train(
     )
     if not np.isfinite(change).all():
         raise PeerError(Reason.NOT_FINITE, f"the change of {work.algorithm}'s state has NaN or Inf")
-    payload = codec.encode(np.concatenate([delta, change]) if len(change) else delta, order.codec_seed)
+    whole = np.concatenate([delta, change]) if len(change) else delta
+    payload, residual = encode_with_feedback(codec, whole, residual, order.codec_seed)
     after: Arrays | None = None
     if work.algorithm in STATEFUL:
         sent = decode_vector(codec, payload, theirs.n_params)
@@ -222,7 +225,7 @@ def _train(
         sha256=sha256_hex(payload),
         chunk_bytes=LEAST_CHUNK_BYTES,
     )
-    return Finished(report=report, payload=payload, state=trained.state, kept=after)
+    return Finished(report=report, payload=payload, state=with_residual(trained.state, residual), kept=after)
 
 
 def _algorithm_of(work: WorkOrder, theirs: ParameterSpec) -> DeviceAlgorithm:
@@ -248,6 +251,7 @@ def _evaluate(
 
     The global one is what a client without state would get; a task may change the arrays that it is given.
     """
+    state = {name: array for name, array in state.items() if name != RESIDUAL}
     evaluated = task.evaluate(parameters(), client, {})
     if evaluated is None:
         raise PeerError(Reason.DATA, "the task has no data to evaluate on")

@@ -48,7 +48,7 @@ class Reason(StrEnum):
     SIZE = "size"  # over max_bytes, or not what was offered
     DIGEST = "digest"
     LENGTH = "length"  # not what the codec gives for the run's own spec
-    CODEC = "codec"  # not the one assigned
+    CODEC = "codec"  # not the one assigned, or bytes that it does not make
     NOT_FINITE = "not_finite"
     NORM = "norm"
     OFFERS = "offers"  # too many different offers for one lease

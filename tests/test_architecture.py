@@ -41,6 +41,7 @@ PURE = {
     "shared": {
         *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
         *("choice", "codec", "floats", "int8", "one_bit", "rotation"),  # of codecs
+        *("feedback", "top_k"),
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

@@ -2,6 +2,7 @@
 
 from shared.codecs.choice import CODECS, codec_named
 from shared.codecs.codec import BLOCK_PARAMS, Blocks, Bytes, Codec, Readable, decode_vector, refuse_length
+from shared.codecs.feedback import encode_with_feedback
 
 __all__ = [
     "BLOCK_PARAMS",
@@ -12,5 +13,6 @@ __all__ = [
     "Readable",
     "codec_named",
     "decode_vector",
+    "encode_with_feedback",
     "refuse_length",
 ]

@@ -39,6 +39,8 @@ class Codec(Protocol):
     """An encode/decode pair."""
 
     name: str
+    needs_feedback: bool
+    """Whether what it leaves out has to be kept on the device and added to its next update: see `feedback.py`."""
 
     def encode(self, vector: NDArray[np.float32], seed: int) -> bytes:
         """Encode a vector.
@@ -59,7 +61,8 @@ class Codec(Protocol):
             n_params: of the run's own spec.
 
         Raises:
-            PeerError: the length is none that `n_params` have (`length`), before the first block.
+            PeerError: the length is none that `n_params` have (`length`), before the first block; or the bytes are
+                none that the codec makes (`codec`), before any block that hangs on them.
         """
 
 

@@ -16,6 +16,8 @@ __all__ = ["FLOAT16", "FLOAT32"]
 class _Floats:
     """Little-endian IEEE numbers, one after the other."""
 
+    needs_feedback = False
+
     def __init__(self, name: str, dtype: str) -> None:
         self.name = name
         self._dtype = np.dtype(dtype)

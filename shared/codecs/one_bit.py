@@ -2,7 +2,7 @@
 
 Vargaftik, Ben-Basat, Portnoy, Mendelson, Ben-Itzhak, Mitzenmacher, "DRIVE: One-bit Distributed Mean Estimation"
 (NeurIPS 2021, arXiv 2105.08339): of a block x, the signs of R x for a rotation R that a seed names, and the scale
-S = |x|² / |R x|₁ of its Theorem 3, with which S Rᵀ sign(R x) has the mean x over uniformly random rotations. At one bit
+S = |x|² / |R x|₁ of its unbiased form: S Rᵀ sign(R x) has the mean x over uniformly random rotations. At one bit
 this is EDEN, too: the same authors, "EDEN: Communication-Efficient and Robust Distributed Mean Estimation for Federated
 Learning" (ICML 2022, arXiv 2108.08842). Differs: blocks of 4096 are rotated by themselves (`rotation.py`), so that each
 part of a model has a scale of its own, and rotating stays in a core's cache.
@@ -43,6 +43,7 @@ class _OneBit:
     """The seed, then block by block a float32 scale and the signs; see `docs/protocol.md`."""
 
     name = "one-bit"
+    needs_feedback = False
 
     def encode(self, vector: NDArray[np.float32], seed: int) -> bytes:
         parts = [struct.pack("<Q", seed)]

@@ -25,7 +25,7 @@ __all__ = ["FOLDER", "OF_PLAIN", "files"]
 FOLDER = Path(__file__).parents[1] / "vectors"
 CHUNK_BYTES = 4096
 SEED = 7
-OF_PLAIN = frozenset({"one-bit"})
+OF_PLAIN = frozenset({"one-bit", "top-1-percent"})
 """Codecs whose vector is made of `codec-plain.f32`; the others' is of `codec-input.f32`."""
 
 

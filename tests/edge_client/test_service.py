@@ -101,6 +101,22 @@ async def test_local_state_follows_the_outcome(tmp_path: Path) -> None:
         assert [dict(work.state) for work in task.seen[3:]] == [{"count": 3.0}, {"count": 3.0}]
 
 
+async def test_what_a_codec_leaves_out_follows_the_outcome(tmp_path: Path) -> None:
+    """By hand: 200 ones a training, two of which are sent; a refused update takes nothing of what was left out."""
+    task = AddOne(200, state=True)
+    async with Scene(tmp_path, task, codec="top-1-percent") as scene:
+        await scene.start()
+        outcomes = (Outcome.ACCEPTED, Outcome.REJECTED, Outcome.ACCEPTED, Outcome.ACCEPTED)
+        for number, outcome in enumerate(outcomes, start=1):
+            scene.aggregator.outcome = outcome
+            scene.aggregator.orders.append(scene.aggregator.order(number))
+            await scene.until_final(number)
+        sent = [scene.aggregator.deltas[lease(number)] for number in (1, 2, 3, 4)]
+        places = [np.flatnonzero(delta).tolist() for delta in sent]
+        assert (places, [delta.max() for delta in sent]) == ([[0, 1], [2, 3], [2, 3], [4, 5]], [1, 2, 2, 3])
+        assert [dict(work.state) for work in task.seen] == [{}, {"count": 1}, {"count": 1}, {"count": 2}]
+
+
 async def test_cancelled_training_stops_and_reports_nothing(tmp_path: Path) -> None:
     """The round was committed without this device: it is idle at once, and takes the next lease."""
     async with Scene(tmp_path, delays={Lane.TRAINING: (50.0, 50.0)}) as scene:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import structlog
 
+from edge_client.residual import RESIDUAL
 from edge_client.training import Finished, Gate, carry_out
 from shared.algorithms import extended
 from shared.chunking import sha256_hex
+from shared.codecs import codec_named, decode_vector
 from shared.errors import PeerError, Reason
 from shared.messages import Kind, Reported, WorkOrder
 from shared.parameters import ParameterSpec, Vector
@@ -88,6 +90,20 @@ def test_training_gives_a_delta_in_the_codec_asked_for() -> None:
     assert (report.outcome, report.codec, report.num_examples, report.n_steps) == (Reported.TRAINED, "float16", 7, 10)
     assert (report.size, report.sha256) == (6, sha256_hex(done.payload))
     assert report.metrics == {"loss": 0.5}
+
+
+def test_a_codec_with_feedback_sends_what_it_had_left_out() -> None:
+    """By hand: 101 ones and what was left out before; two arrive, the rest is kept beside the task's own state."""
+    left_out = np.zeros(101, np.float32)
+    left_out[[7, 100]] = [4, -6]
+    task = AddOne(n_params=101, state=True)
+    done = finished(task, codec="top-1-percent", state={"count": np.array(1.0), RESIDUAL: left_out})
+    sent = decode_vector(codec_named("top-1-percent"), done.payload, 101)
+    assert {int(place): float(sent[place]) for place in np.flatnonzero(sent)} == {7: 5, 100: -5}
+    assert done.state is not None
+    assert done.state["count"] == 2
+    assert (done.state[RESIDUAL] == 1 - np.isin(np.arange(101), [7, 100])).all()
+    assert [dict(work.state) for work in task.seen] == [{"count": 1}]
 
 
 def test_task_is_given_the_work_order() -> None:
