@@ -194,6 +194,11 @@ class EvaluationSettings(Section):
     federated_every: int = Field(0, ge=0, description="versions between evaluations on devices; 0: never")
     window_s: Seconds = Field(60, description="seconds devices have to evaluate")
     devices: int = Field(20, ge=1, description="most devices asked for a federated evaluation")
+    at_end: bool = Field(
+        False,
+        description="before the run ends, its last version is evaluated on all devices that are there or come within "
+        "`window_s`, at most `devices`; the operator's stop does not wait for it",
+    )
 
 
 class StopSettings(Section):

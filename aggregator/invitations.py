@@ -4,7 +4,7 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 
 from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
@@ -74,6 +74,10 @@ class Invitations:
         """Return the devices that may be asked to evaluate now."""
         return self._population.waiting(now, self.check_in_interval_s)
 
+    def is_anybody_there(self, *, but: Set[str]) -> bool:
+        """Return whether a device is connected and willing that is not in `but`, idle or not."""
+        return any(device not in but for device in self._population.willing())
+
     def begin_to_ask(self, round_id: int, now: float) -> None:
         """A round is over, or begins: from here on this one asks."""
         self._round_id = round_id
@@ -109,9 +113,12 @@ class Invitations:
         cohort = self._drawing.take(size, candidates, round_id) if size > 0 and candidates else []
         return [self._lease(device, Kind.TRAIN, round_id, lease_s, now) for device in cohort]
 
-    def ask_to_evaluate(self, size: int, round_id: int, seconds: float, now: float) -> list[Journal]:
-        """Lease the evaluation of a version to `size` idle devices, for so many seconds."""
-        cohort = draw_cohort(self._settings.seed, Kind.EVALUATE, round_id, self.idle(now), size)
+    def ask_to_evaluate(
+        self, size: int, round_id: int, seconds: float, now: float, *, but: Set[str] = frozenset()
+    ) -> list[Journal]:
+        """Lease the evaluation of a version to `size` idle devices, for so many seconds; none of them in `but`."""
+        idle = [device for device in self.idle(now) if device not in but] if but else self.idle(now)
+        cohort = draw_cohort(self._settings.seed, Kind.EVALUATE, round_id, idle, size)
         return [self._lease(device, Kind.EVALUATE, round_id, lambda _: seconds, now) for device in cohort]
 
     def _class_of(self, device: str) -> str:

@@ -139,6 +139,10 @@ class Population:
         self.waiting(now, interval_s)
         return Candidates(self._waiting, self._sitting_out)
 
+    def willing(self) -> Iterator[str]:
+        """Yield the devices that are connected and have not refused, waiting or at work."""
+        return (device for device, member in self._members.items() if member.is_online and member.refusal is None)
+
     def counts(self) -> dict[str, int]:
         """Return how many devices are known, online, waiting and refused."""
         return {

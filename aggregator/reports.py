@@ -34,7 +34,7 @@ class Reports:
         evaluation: FederatedEvaluation,
         timer: RoundTimer,
     ) -> None:
-        self._leases, self._tally, self._population, self._evaluation = leases, tally, population, evaluation
+        self._leases, self._tally, self._population, self.evaluation = leases, tally, population, evaluation
         self._timer = timer
 
     def handle(self, event: _About, *, is_paused: bool) -> list[Command]:
@@ -83,7 +83,7 @@ class Reports:
         if lease.state.is_final:
             return [receipt_of(lease, repeat=True)]
         self._leases.move(lease, LeaseState.ACCEPTED)
-        self._evaluation.report(report)
+        self.evaluation.report(report)
         record = OutcomeRecord(
             lease=report.lease, outcome=Outcome.ACCEPTED, num_examples=report.num_examples, metrics=report.metrics
         )
@@ -100,7 +100,7 @@ class Reports:
         self._leases.move(lease, state, reason=reason, detail=detail)
         if lease.record.kind is Kind.TRAIN:
             self._tally.records.settled(device, lease.outcome)
-        self._evaluation.settled(name)
+        self.evaluation.settled(name)
         if state in (LeaseState.FAILED, LeaseState.REJECTED):
             self._population.bar(device, lease.record.round_id)
         is_cancelled = state is LeaseState.CANCELLED
@@ -142,7 +142,7 @@ class Reports:
 
     def end_evaluation(self) -> list[Command]:
         """Close the books of an evaluation; who has not reported by now need not."""
-        commands = self._evaluation.end()
+        commands = self.evaluation.end()
         for lease in self._leases.open(Kind.EVALUATE):
             commands += self.conclude(lease, LeaseState.CANCELLED, Reason.TOO_STALE)
         return commands

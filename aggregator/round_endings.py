@@ -95,6 +95,22 @@ class RoundEndings:
         summary = self.ended(RoundOutcome.ABANDONED, round_id, now, cause=EndCause.VOIDED)
         return [voided, Journal(record=AbandonRecord(round_id=round_id)), summary]
 
+    def last_evaluation(self, round_id: int, now: float) -> list[Command] | None:
+        """The run has learned enough: let devices evaluate what it ends with, all that are there and come in time.
+
+        Returns:
+            None: that is over, or was never wanted. To be called again at every event until then.
+        """
+        if not self._reports.evaluation.is_last_due:
+            return None
+        commands: list[Command] = []
+        if not self._reports.evaluation.is_under_way(self._tally.version):
+            commands += self._reports.end_evaluation()
+            for lease in self._leases.open(Kind.TRAIN):
+                commands += self._reports.conclude(lease, LeaseState.CANCELLED, Reason.COMMITTED)
+            commands.append(PublishRound())
+        return commands + self._reports.evaluation.go_on_with_last(self._tally.version, round_id, now)
+
     def finished(self, cause: str) -> list[Command]:
         """The run is over: what is still open will not count."""
         self._timer.close()

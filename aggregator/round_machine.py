@@ -116,7 +116,7 @@ class RoundMachine:
 
     def restored(self, *, phase: Phase, left_s: float, n_extensions: int, now: float) -> None:
         """Go on where the journal ends: `recovery.py` has read the books back. Call `start` next."""
-        self.phase, self._restored_at = phase, now
+        self.phase, self._restored_at, self.evaluation.waits_for_all = phase, now, True
         if phase is Phase.WAITING:
             self.invitations.begin_to_ask(self.round_id + 1, now)
         if phase in (Phase.REPORTING, Phase.AGGREGATING):
@@ -132,7 +132,7 @@ class RoundMachine:
             self._move_timers(now - self._restored_at)
         if self.phase is Phase.AGGREGATING and self.tally.is_closed:
             commands.append(cmd.Aggregate(into=self.version + 1, round_id=self.round_id))
-        return commands + (self._finish_if_due() or self._advance(now))
+        return commands + (self._finish_if_due(now) or self._advance(now))
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """Take one event and return what to do about it, in order.
@@ -148,7 +148,7 @@ class RoundMachine:
         commands = self._handle(event, now)
         if self.evaluation.is_complete:
             commands += self.reports.end_evaluation()
-        commands += self._finish_if_due() or self._advance(now)
+        commands += self._finish_if_due(now) or self._advance(now)
         if (contradiction := self.tally.contradiction()) is not None and not self.is_finished:
             commands += self._pause(PauseCause.ERROR, contradiction, now)
         return commands
@@ -208,7 +208,7 @@ class RoundMachine:
         """Leave the phase when its condition holds, and hand out what can be handed out."""
         commands: list[Command] = []
         is_enough, quorum = self.tally.n_accepted >= self.settings.round.report_goal, self.settings.round.quorum_count
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and self.stopping.cause is None:
             if not is_enough and (now < self.timer.begins_at or self.n_at_hand(now) < quorum):
                 return []
             commands += self._begin_round(now)
@@ -297,11 +297,12 @@ class RoundMachine:
         self.invitations.begin_to_ask(self.round_id + 1, now)
         return self._endings.abandoned(self.round_id, now)
 
-    def _finish_if_due(self) -> list[Command]:
-        """The run ends between rounds, never in the middle of making a version."""
+    def _finish_if_due(self, now: float) -> list[Command]:
+        """The run ends between rounds, never in the middle of making a version, and after its last evaluation."""
         if self.stopping.cause is None or self.phase not in (Phase.WAITING, Phase.REPORTING):
             return []
-        return self._finish(self.stopping.cause)
+        last = self._endings.last_evaluation(self.round_id, now) if self.phase is Phase.WAITING else None
+        return self._finish(self.stopping.cause) if last is None else last
 
     def _finish(self, cause: str) -> list[Command]:
         self._enter(Phase.FINISHED)
@@ -380,7 +381,7 @@ class RoundMachine:
         commands += self.reports.supersede(event.device)  # expired, and it does not have it any more
         if self.phase is Phase.PAUSED:
             return [*commands, self.invitations.come_back(event.device, Reason.PAUSED, now)]
-        commands += self._finish_if_due() or self._advance(now)
+        commands += self._finish_if_due(now) or self._advance(now)
         if self.leases.live_of(event.device) is None:
             commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN, now))
         return commands

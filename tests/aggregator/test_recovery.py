@@ -229,6 +229,26 @@ def test_evaluation_goes_on_after_a_restart() -> None:
     assert third not in {lease.record.device for lease in machine.leases.open(Kind.EVALUATE)}
 
 
+def test_last_evaluation_goes_on_after_a_restart_for_a_whole_window() -> None:
+    """Who was asked may still report, who comes is asked; nobody knows how many are still to come."""
+    engine = Engine(some_settings(stop={"rounds": 1}, evaluation={"at_end": True, "window_s": 30}))
+    engine.check_in(*SIX)
+    engine.report(*SIX[:4])
+    engine.write()
+    engine.check_in("d0", "d1")
+    evaluated(engine, 0.5, "d0")
+    machine, _ = restarted(engine.records, engine.machine.settings)
+    again = Engine(machine=machine)
+    assert leased(again.check_in("d2")) == ["d2"]
+    assert not again.leased()
+    evaluated(again, 0.7, "d1", "d2")
+    assert not commands_in(again.pass_s(29.0), cmd.Finish)
+    (done,) = commands_in(again.pass_s(1.0), cmd.EvaluationDone)
+    assert [device for device, _, _ in done.reports] == ["d0", "d1", "d2"]
+    assert machine.phase is Phase.FINISHED
+    assert isinstance(again.records[-1], rec.FinishRecord)
+
+
 def test_patience_on_the_metrics_of_devices_survives_a_restart() -> None:
     """Best value and patience are those that the journal's evaluations give, to the last that was complete."""
     stop = {"rounds": 9, "patience": 5, "metric": "accuracy"}

@@ -184,3 +184,122 @@ def test_model_that_left_the_broker_cancels_its_leases() -> None:
     commands = engine(ev.ModelGone(version=1))
     assert {each.reason for each in commands_in(commands, cmd.Cancel)} == {Reason.MODEL_GONE}
     assert not list(engine.machine.leases.open())
+
+
+# the last evaluation
+
+
+def ending(**evaluation: Any) -> Engine:
+    """The only version of a run was committed by four of six devices, and is to be evaluated before the end."""
+    settings = some_settings(stop={"rounds": 1}, evaluation={"at_end": True, "window_s": 30, **evaluation})
+    engine = Engine(settings)
+    engine.check_in(*SIX)
+    engine.report(*SIX[:4])
+    engine.write(accuracy=0.5)
+    return engine
+
+
+def evaluate(engine: Engine, *devices: str) -> list[cmd.Command]:
+    """Let devices report what they have found."""
+    metrics = (("accuracy", (8.0, 10.0)),)
+    return [
+        each
+        for device in devices
+        for each in engine(ev.Evaluated(device=device, lease=engine.lease_of(device), num_examples=10, metrics=metrics))
+    ]
+
+
+def test_last_version_is_evaluated_by_every_device_before_the_run_ends() -> None:
+    """Whoever was still training is set free; each is asked once, when it comes; nobody trains any more."""
+    engine = ending()
+    assert engine.is_in(Phase.WAITING)
+    assert [each.device for each in commands_in(engine.log, cmd.Cancel)] == ["d4", "d5"]
+    for device in SIX:
+        engine.check_in(device)
+        engine.check_in(device)
+        assert evaluators(engine) == [device]
+        assert not engine.leased()
+        commands = evaluate(engine, device)
+        assert bool(commands_in(commands, cmd.Finish)) is (device == SIX[-1])
+    (done,) = commands_in(engine.log, cmd.EvaluationDone)
+    assert (done.version, done.n_asked, [each[0] for each in done.reports]) == (1, 6, list(SIX))
+    assert commands_in(engine.log, cmd.Finish) == [cmd.Finish(cause="rounds")]
+    assert engine.is_in(Phase.FINISHED)
+
+
+def test_last_evaluation_does_not_wait_for_devices_that_left_or_refuse() -> None:
+    """Two of six are gone, and one of the others is on battery: three reports are all that there can be."""
+    engine = ending()
+    engine(ev.DeviceOffline(device="d0"), ev.DeviceOffline(device="d1"))
+    engine(ev.CheckedIn(device="d2", refusal=Reason.BATTERY))
+    engine.check_in("d3", "d4", "d5")
+    assert not commands_in(evaluate(engine, "d3", "d4"), cmd.Finish)
+    assert commands_in(evaluate(engine, "d5"), cmd.Finish)
+
+
+def test_last_evaluation_ends_with_its_window() -> None:
+    """Nobody came but one: after 30 s the run ends with its report, and the books are in order."""
+    engine = ending()
+    engine.check_in("d0", "d1")
+    evaluate(engine, "d0")
+    assert not commands_in(engine.pass_s(29.0), cmd.Finish)
+    commands = engine.pass_s(1.0)
+    (done,) = commands_in(commands, cmd.EvaluationDone)
+    assert [each[0] for each in done.reports] == ["d0"]
+    assert commands_in(commands, cmd.Finish)
+
+
+def test_last_evaluation_without_anybody_ends_with_its_window() -> None:
+    """All have left: it is not complete at once, for somebody may come back."""
+    engine = ending()
+    engine(*(ev.DeviceOffline(device=device) for device in SIX))
+    assert not commands_in(engine.pass_s(29.0), cmd.Finish)
+    assert commands_in(engine.pass_s(1.0), cmd.Finish)
+
+
+def test_last_evaluation_asks_no_more_than_so_many() -> None:
+    """Two of six; when both have reported, the others are not waited for."""
+    engine = ending(devices=2)
+    engine.check_in(*SIX)
+    asked = evaluators(engine)
+    assert len(asked) == 2
+    assert commands_in(evaluate(engine, *asked), cmd.Finish)
+
+
+def test_evaluation_under_way_when_the_run_ends_makes_room_for_the_last() -> None:
+    """That of the version before is closed with what it has; its devices are asked anew."""
+    evaluation = {"at_end": True, "federated_every": 1, "window_s": 1000, "devices": 2}
+    engine = Engine(some_settings(stop={"rounds": 2}, evaluation=evaluation))
+    engine.check_in(*SIX)
+    engine.report(*SIX[:4])
+    engine.check_in(*SIX[:4])
+    engine.write()
+    slow = evaluators(engine)
+    others = [device for device in SIX if device not in slow]
+    engine.round(*others)
+    engine.check_in(*others)
+    assert [done.version for done in commands_in(engine.log, cmd.EvaluationDone)] == [1]
+    assert {lease.record.base_version for lease in engine.machine.leases.open(Kind.EVALUATE)} == {2}
+
+
+def test_operator_does_not_wait_for_a_last_evaluation() -> None:
+    """Neither one that is under way nor one that was to come."""
+    engine = ending()
+    engine.check_in("d0")
+    assert commands_in(engine(ev.StopAsked()), cmd.Finish) == [cmd.Finish(cause="operator")]
+    assert not list(engine.machine.leases.open())
+
+
+def test_run_paused_in_its_last_evaluation_goes_on_with_it() -> None:
+    """The window stands still meanwhile, and nobody is asked."""
+    engine = ending()
+    engine.check_in("d0")
+    engine(ev.PauseAsked())
+    engine.check_in("d1")
+    engine.pass_s(100.0)
+    assert evaluators(engine) == ["d0"]
+    engine(ev.ResumeAsked())
+    engine.check_in("d1")
+    assert evaluators(engine) == ["d0", "d1"]
+    assert not commands_in(engine.pass_s(29.0), cmd.Finish)
+    assert commands_in(engine.pass_s(1.0), cmd.Finish)

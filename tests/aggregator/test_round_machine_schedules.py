@@ -273,7 +273,12 @@ def a_world(seed: int, *, is_lagging: bool) -> World:
             "extensions": rng.randrange(3),
             "lease_s": rng.choice([None, 7.0]),
         },
-        evaluation={"federated_every": rng.choice([0, 1, 2]), "window_s": 20, "devices": 3},
+        evaluation={
+            "federated_every": rng.choice([0, 1, 2]),
+            "at_end": rng.random() < 0.3,
+            "window_s": 20,
+            "devices": 3,
+        },
         stop={"rounds": 30},
         transfer={"check_in_interval_s": 60},
     )

@@ -37,7 +37,7 @@ def test_each_of_two_calls_within_one_work_gets_its_own_answer_and_time(tmp_path
             "task": spec,
             "round": {"report_goal": 2, "over_selection": 1.0, "quorum": 1.0},
             "stop": {"rounds": 4},
-            "evaluation": {"federated_every": 3},
+            "evaluation": {"at_end": True},
         },
     )
     executor = Inline(Counting()) if kind == "inline" else Processes(spec, ROOT, n_workers=2)
@@ -47,7 +47,7 @@ def test_each_of_two_calls_within_one_work_gets_its_own_answer_and_time(tmp_path
     assert {first.device, second.device} == {"board-1", "board-2"}
     for each in (first, second):
         metrics = dict(each.metrics)
-        assert (metrics["n"], metrics["personal_n"]) == ((0.0, 1.0), (3.0, 1.0))
+        assert (metrics["n"], metrics["personal_n"]) == ((0.0, 1.0), (4.0, 1.0))
     assert report.fields["totals"]["device_seconds"]["training"] == pytest.approx(2 * (4 * 20 + 2))
     there = written(tmp_path / kind, report)
     assert there == written(tmp_path / "again", simulated(scenario, tmp_path / "again", task=Counting())[1])
