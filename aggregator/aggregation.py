@@ -15,12 +15,14 @@ import numpy as np
 from aggregator.config import Settings
 from aggregator.device_states import Counted
 from aggregator.folding import fold
+from aggregator.learning_rates import LearningRates
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
 from aggregator.rules import RuleState, rule_named
+from aggregator.schedule_loading import load_rates
 from aggregator.server_algorithm import algorithm_of
-from aggregator.server_optimizers import ServerOptimizer, advance, learning_rate_of, load_optimizer
+from aggregator.server_optimizers import ServerOptimizer, advance, load_optimizer
 from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import CODECS
@@ -40,9 +42,10 @@ class Aggregation:
         store: where versions go.
         run_blocking: the seam to threads.
         optimizer: moves the model; None: as the settings say, one of the user's own from the current folder.
+        rates: at which; None: likewise.
 
     Raises:
-        ConfigError: the settings name an optimizer that there is not.
+        ConfigError: the settings name an optimizer or a schedule that there is not.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Aggregation:
         store: ModelStore,
         run_blocking: RunBlocking,
         optimizer: ServerOptimizer | None = None,
+        rates: LearningRates | None = None,
     ) -> None:
         self.state = state
         self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
@@ -61,6 +65,7 @@ class Aggregation:
         self._algorithm = algorithm_of(training.algorithm, alpha=training.alpha, population=server.population)
         self._rule = rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
         self._optimizer = optimizer or load_optimizer(server.optimizer, Path.cwd())
+        self._rates = rates or load_rates(settings, Path.cwd())
         self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
 
     async def fold(self, record: AcceptRecord) -> None:
@@ -98,7 +103,7 @@ class Aggregation:
         scale = record.clip_scale * record.discount
         training = self._settings.training
         n_steps = effective_steps(
-            record.n_steps, learning_rate=training.learning_rate_at(record.base_version), mu=training.mu or 0.0
+            record.n_steps, learning_rate=self._rates.client(record.base_version), mu=training.mu or 0.0
         )
         fold(self._rule, total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
 
@@ -109,13 +114,7 @@ class Aggregation:
             for record in records:
                 self._fold(record)
         mean = self._rule.finalize(self._sums.pop(into))
-        rate = learning_rate_of(
-            self._settings.training.algorithm,
-            server=self._settings.server.optimizer.learning_rate,
-            client=self._settings.training.learning_rate,
-            decay=self._settings.training.learning_rate_decay,
-            version=into - 1,
-        )
+        rate = self._rates.step(into - 1)
         old = self.state
         counted = [Counted(record.device, record.lease, record.begins) for record in records]
         delta, auxiliary, kept = self._algorithm.step(old.optimizer, mean, old.spec, counted)

@@ -10,6 +10,7 @@ from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound
 from aggregator.config import Settings
 from aggregator.drawing import Drawing, built_in_rule
 from aggregator.events import BrokerFound, CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered
+from aggregator.learning_rates import built_in_rates
 from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Candidates, Population
 from aggregator.quotas import Quotas
@@ -55,6 +56,8 @@ class Invitations:
         self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
         self._n_leases = 0
         self.quotas = Quotas(settings.selection)
+        self.rates = built_in_rates(settings)
+        """What devices train with; whoever has loaded a schedule of the user's own puts it here."""
         self.wall_zero_s = 0.0
         """Unix time at the zero of `now`."""
         self._round_id = 0  # that asks
@@ -107,8 +110,9 @@ class Invitations:
         """Lease training work to `size` eligible devices, for as many seconds as `lease_s` says of a class of devices.
 
         Raises:
-            ConfigError: the selection rule of a user's own failed; nothing was leased.
+            ConfigError: a selection rule or a schedule of a user's own failed; nothing was leased.
         """
+        self.rates.client(self._tally.version)  # before anybody is drawn
         candidates = self.eligible(now)
         cohort = self._drawing.take(size, candidates, round_id) if size > 0 and candidates else []
         return [self._lease(device, Kind.TRAIN, round_id, lease_s, now) for device in cohort]
@@ -161,7 +165,7 @@ class Invitations:
             epochs=(training.epochs or 1) if counts_epochs else None,
             max_steps=max_steps,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate_at(self._tally.version),
+            learning_rate=self.rates.client(self._tally.version),
             mu=training.mu or 0.0,
             alpha=training.alpha,
             state_of=self._tally.states.of(device),

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from aggregator.optimizer_settings import OptimizerSettings
+from aggregator.schedule_settings import ScheduleSettings
 from aggregator.section import Seconds, Section
 from shared.codecs import CODECS
 from shared.wire_fields import MAX_EXAMPLES, Options
@@ -33,19 +34,15 @@ class TrainingSettings(Section):
     )
     batch_size: int | None = Field(None, ge=1, le=MAX_EXAMPLES, description="examples a step; unset: full batch")
     learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the client optimizer")
-    learning_rate_decay: float = Field(1.0, gt=0, le=1, description="factor a version: rate x decay^version")
     mu: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="fedprox: the pull towards the received model; 0: fedavg"
     )
     alpha: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="feddyn: the pull towards the received model; 0.01 to 1 is usual"
     )
+    schedule: ScheduleSettings = ScheduleSettings()
     codec: str = Field("float32", description="how updates are encoded")
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
-
-    def learning_rate_at(self, version: int) -> float:
-        """Return the learning rate of a version: the schedule applied."""
-        return self.learning_rate * self.learning_rate_decay**version
 
     @field_validator("codec")
     @classmethod

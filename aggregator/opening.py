@@ -140,11 +140,12 @@ async def open_run(
             hint="raise it, leave it out, or choose another codec",
         )
     machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=plug_ins.rule)
+    machine.invitations.rates = plug_ins.rates
     recovered = recover(machine, records, journal.clock(), now, wall())
     state = await run_blocking(Lane.DISK, partial(load, machine.version))
     machine.tally.states.adopt(state.optimizer)
     await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))
-    aggregation = Aggregation(settings, state, part_files, store, run_blocking, plug_ins.optimizer)
+    aggregation = Aggregation(settings, state, part_files, store, run_blocking, plug_ins.optimizer, plug_ins.rates)
     for record in machine.tally.accepted():
         await aggregation.fold(record)
     await _note_settings(settings, journal, recovered, machine)

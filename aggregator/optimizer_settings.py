@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from aggregator.schedule_settings import ScheduleSettings
 from aggregator.section import Section
 
 __all__ = ["BUILT_IN_OPTIMIZERS", "OptimizerSettings"]
@@ -34,6 +35,7 @@ class OptimizerSettings(Section):
         allow_inf_nan=False,
         description="1.0 with sgd and fedavg: the mean of the models; adagrad: 0.1, adam, yogi: 0.01",
     )
+    schedule: ScheduleSettings = ScheduleSettings()
     momentum: float | None = Field(None, ge=0, lt=1, description="fedavgm: share of the last step in the next; 0.9")
     beta_1: float | None = Field(
         None, ge=0, lt=1, description="adagrad, adam, yogi: share of the last mean delta in the next; 0.9, adagrad: 0"

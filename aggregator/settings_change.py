@@ -86,7 +86,7 @@ def refuse_fixed(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) 
 
 def _is_of_the_step(key: str, algorithm: str) -> bool:
     """Whether the server steps with it when it makes a version; with fedsgd, devices leave their rate to it."""
-    is_rate = key in ("training.learning_rate", "training.learning_rate_decay")
+    is_rate = key == "training.learning_rate" or key.startswith("training.schedule")
     is_of_server = key.startswith("server.optimizer") or key in ("server.rule", "server.normalize", "server.population")
     return is_of_server or (is_rate and algorithm == "fedsgd")
 

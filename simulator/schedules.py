@@ -182,7 +182,7 @@ def _tables(rng: Random) -> dict[str, dict[str, Any]]:
         },
         "training": {
             "codec": rng.choice(("float32", "float32", "float16")),
-            "learning_rate_decay": rng.choice((1.0, 0.9)),
+            "schedule": rng.choice(({"name": "constant"}, {"name": "exponential", "factor": 0.9})),
         },
         "server": {
             "weighting": rng.choice(("examples", "uniform")),

@@ -52,7 +52,8 @@ PURE = {
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
         *("choice", "mean", "rule"),  # of rules
         *("adaptive", "momentum", "optimizer"),  # of server_optimizers
-        *("learning_settings", "optimizer_settings", "reweighting", "section"),
+        *("learning_rates", "learning_settings", "optimizer_settings", "schedule_settings", "schedules"),
+        *("reweighting", "section"),
         *("round_clock", "round_endings", "round_machine", "selection"),
         *("settings_change", "staleness", "statistics_table", "stopping", "summing_up"),
         *("tally", "track_records", "uploads"),

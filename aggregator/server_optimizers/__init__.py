@@ -3,7 +3,7 @@
 from aggregator.server_optimizers.adaptive import Adagrad, Adam, Yogi
 from aggregator.server_optimizers.choice import load_optimizer
 from aggregator.server_optimizers.momentum import FedAvgM, Sgd
-from aggregator.server_optimizers.optimizer import OptimizerState, ServerOptimizer, advance, learning_rate_of
+from aggregator.server_optimizers.optimizer import OptimizerState, ServerOptimizer, advance
 
 __all__ = [
     "Adagrad",
@@ -14,6 +14,5 @@ __all__ = [
     "Sgd",
     "Yogi",
     "advance",
-    "learning_rate_of",
     "load_optimizer",
 ]

@@ -9,8 +9,8 @@ values: a running variance extrapolated past the mean could turn negative, and t
 algorithm are no parameters. One check holds every optimizer, a user's own included, to shape, dtype and finiteness, of
 the model and of what it keeps.
 
-Pure. Not here: how updates combine (`rules/`), how large the step is (`learning_rate_of`), which optimizer the settings
-name (`choice.py`).
+Pure. Not here: how updates combine (`rules/`), how large the step is (`learning_rates.py`), which optimizer it is
+(`choice.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from aggregator.rules import BLOCK_PARAMS, Delta
 from shared.errors import ConfigError, InvalidState
 from shared.parameters import ParameterSpec, Vector
 
-__all__ = ["OptimizerState", "ServerOptimizer", "advance", "blocks", "kept_by", "learning_rate_of", "trainable_blocks"]
+__all__ = ["OptimizerState", "ServerOptimizer", "advance", "blocks", "kept_by", "trainable_blocks"]
 
 OptimizerState: TypeAlias = Mapping[str, NDArray[np.float32]]
 """What an optimizer keeps between versions, by name: it lies in the version file.
@@ -52,7 +52,7 @@ class ServerOptimizer(Protocol):
             delta: (n_params,) float64, as the rule returned it; read-only. In what is not trainable, what is returned
                 does not matter.
             spec: whose trainables are stepped.
-            learning_rate: as `learning_rate_of` gives it.
+            learning_rate: as `LearningRates.step` gives it.
         """
 
 
@@ -76,7 +76,7 @@ def advance(
         parameters: (n_params,) float32.
         delta: (n_params,) float64.
         spec: of both.
-        learning_rate: as `learning_rate_of` gives it.
+        learning_rate: as `LearningRates.step` gives it.
 
     Raises:
         ConfigError: the optimizer raised, or what it returned is no model, or not finite: the rates are too high.
@@ -124,24 +124,6 @@ def blocks(spec: ParameterSpec, *, is_trainable: bool) -> Iterator[slice]:
 def trainable_blocks(spec: ParameterSpec) -> Iterator[slice]:
     """Yield what an optimizer steps."""
     return blocks(spec, is_trainable=True)
-
-
-def learning_rate_of(algorithm: str, *, server: float, client: float, decay: float = 1.0, version: int = 0) -> float:
-    """Return the rate at which the server steps when it leaves `version`.
-
-    With η_s = 1 and FedAvg's deltas the next model is the weighted mean of the clients' models. With FedSGD a device
-    returns −g_k, and McMahan et al. (arXiv 1602.05629) Algorithm 1 with E = 1, B = ∞, w ← w − η Σ (n_k/n) g_k, is the
-    same step at rate η_s · η.
-
-    Args:
-        algorithm: "fedsgd": devices return bare gradients, and the server alone applies the client rate; with any
-            other they have applied it themselves.
-        server: `server.optimizer.learning_rate`, η_s.
-        client: `training.learning_rate`, η.
-        decay: `training.learning_rate_decay`, a factor a version.
-        version: that the updates were trained from.
-    """
-    return server * client * decay**version if algorithm == "fedsgd" else server
 
 
 def _whole(array: Any) -> Any:

@@ -190,7 +190,7 @@ async def test_another_optimizer_from_one_start_to_the_next_begins_anew(tmp_path
 
 async def test_fedsgd_steps_at_the_clients_rate_with_its_decay(tmp_path: Path) -> None:
     """Devices send −g: at rate 0.5, halved a version, the second version moves by half as much as the first."""
-    training = {"algorithm": "fedsgd", "learning_rate": 0.5, "learning_rate_decay": 0.5}
+    training = {"algorithm": "fedsgd", "learning_rate": 0.5, "schedule": {"name": "exponential", "factor": 0.5}}
     aggregation = an_aggregation(tmp_path, training=training)
     ones = np.ones(N_PARAMS, np.float32)
     moves = []

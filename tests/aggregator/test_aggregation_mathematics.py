@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
+from aggregator.learning_rates import built_in_rates
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
@@ -133,7 +134,7 @@ class Learning:
             max_steps=None,
             max_seconds=None,
             batch_size=None,
-            learning_rate=training.learning_rate_at(self.aggregation.state.version),
+            learning_rate=built_in_rates(self.settings).client(self.aggregation.state.version),
             options={},
             state={},
             progress=go_on,
@@ -183,8 +184,9 @@ def off_by(found: Vector, expected: F64) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-FEDSGD = {"algorithm": "fedsgd", "learning_rate": 0.2, "learning_rate_decay": 0.98}
-FEDAVG = {"algorithm": "fedavg", "epochs": 1, "learning_rate": 0.2, "learning_rate_decay": 0.98}
+DECAY = {"name": "exponential", "factor": 0.98}
+FEDSGD = {"algorithm": "fedsgd", "learning_rate": 0.2, "schedule": DECAY}
+FEDAVG = {"algorithm": "fedavg", "epochs": 1, "learning_rate": 0.2, "schedule": DECAY}
 
 
 @pytest.mark.parametrize("loss", GRADIENTS)

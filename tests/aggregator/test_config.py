@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from aggregator.config import EvaluationSettings, RoundSettings, Settings, StopSettings, Window
-from aggregator.learning_settings import TrainingSettings
 from shared.config import settings_json
 from tests.aggregator.builders import some_settings
 
@@ -17,12 +16,6 @@ from tests.aggregator.builders import some_settings
 def test_quorum_is_a_share_of_the_goal_rounded_up(goal: int, quorum: float, expected: int) -> None:
     """0.7 of 10 is 7, although the float 0.7 x 10 is a little more."""
     assert RoundSettings(report_goal=goal, quorum=quorum).quorum_count == expected
-
-
-def test_learning_rate_decays_a_version() -> None:
-    """Rate x decay^version."""
-    training = TrainingSettings(learning_rate=0.4, learning_rate_decay=0.5)
-    assert [training.learning_rate_at(version) for version in (0, 1, 3)] == [0.4, 0.2, 0.05]
 
 
 @pytest.mark.parametrize(

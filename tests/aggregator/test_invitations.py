@@ -139,7 +139,13 @@ def test_work_is_a_function_of_seed_round_and_device() -> None:
 def test_work_says_what_the_settings_say() -> None:
     """Epochs default to one; the learning rate of version 2 is decayed twice; the options go along."""
     engine = Engine(
-        some_settings(training={"learning_rate": 0.4, "learning_rate_decay": 0.5, "options": {"dropout": 0.1}})
+        some_settings(
+            training={
+                "learning_rate": 0.4,
+                "schedule": {"name": "exponential", "factor": 0.5},
+                "options": {"dropout": 0.1},
+            }
+        )
     )
     engine.round(*SIX)
     engine.round(*SIX)

@@ -1,12 +1,15 @@
 """docs/learning.md says what the code does: names, defaults, and an optimizer that runs as it stands there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aggregator.config import Settings
 from aggregator.optimizer_settings import BUILT_IN_OPTIMIZERS
+from aggregator.schedule_settings import BUILT_IN_SCHEDULES
 from aggregator.server_optimizers import advance
 from shared.parameters import ParameterSpec
 from shared.task import Initial
@@ -18,12 +21,30 @@ SIGNS = {"η": "learning_rate", "β": "momentum"}
 def test_table_of_optimizers_has_every_one_with_its_defaults() -> None:
     """Name and numbers are those of the settings; yogi's are adam's."""
     found: dict[str, dict[str, float]] = {}
-    for row in re.findall(r"^\| `(\w+)` \|.*$", PAGE, flags=re.MULTILINE):
+    for row in ("sgd", "fedavgm", "adagrad", "adam", "yogi"):
         cells = next(line for line in PAGE.splitlines() if line.startswith(f"| `{row}` |")).split(" | ")
         numbers = re.findall(r"(?:`(\w+)`|(η))(?: β)? = ([\d.]+)", cells[3])
         found[row] = {name or SIGNS[sign]: float(value) for name, sign, value in numbers}
-    assert (found.pop("name"), found.pop("yogi")) == ({}, {})
+    assert found.pop("yogi") == {}
     assert found | {"yogi": found["adam"]} == BUILT_IN_OPTIMIZERS
+
+
+def test_table_of_schedules_has_every_one_with_its_keys() -> None:
+    """Keys and defaults are those of the settings."""
+    for name, keys in BUILT_IN_SCHEDULES.items():
+        cell = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")).split(" | ")[2]
+        found: dict[str, str] = dict(re.findall(r"`(\w+)`(?: \w)?(?: = ([\d.]+))?", cell))
+        assert {key: float(value) if value else None for key, value in found.items()} == keys
+
+
+def test_settings_of_the_page_are_settings() -> None:
+    """Each listing in TOML is taken."""
+    listings = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert listings
+    for listing in listings:
+        Settings.model_validate(
+            {"task": "a:b", "round": {"report_goal": 1}, "stop": {"rounds": 1}, **tomllib.loads(listing)}
+        )
 
 
 def test_own_optimizer_of_the_page_steps() -> None:

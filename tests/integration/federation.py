@@ -17,6 +17,7 @@ from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.device_states import DeviceStates
 from aggregator.evaluation import TaskEvaluator
+from aggregator.learning_rates import built_in_rates
 from aggregator.model_store import ModelStore
 from aggregator.opening import first_state
 from aggregator.part_files import PartFiles
@@ -135,7 +136,7 @@ class Federation:
             seed=1,
             algorithm=training.algorithm,
             max_steps=training.max_steps,
-            learning_rate=training.learning_rate_at(state.version),
+            learning_rate=built_in_rates(self.settings).client(state.version),
             mu=training.mu or 0.0,
             alpha=training.alpha,
             state_of=self.books.of(f"d{k}"),

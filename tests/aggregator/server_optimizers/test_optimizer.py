@@ -17,7 +17,6 @@ from aggregator.server_optimizers import (
     Sgd,
     Yogi,
     advance,
-    learning_rate_of,
 )
 from aggregator.server_optimizers.optimizer import blocks
 from shared.errors import ConfigError, InvalidState
@@ -215,9 +214,3 @@ def test_blocks_divide_the_model_between_what_is_stepped_and_what_is_not() -> No
             assert (spec.is_trainable[block] == is_trainable).all()
             seen[block] += 1
     assert (seen == 1).all()
-
-
-def test_learning_rate_of_fedsgd_takes_the_client_rate_too() -> None:
-    """FedSGD at version 2, η_s = 2, η = 0.1, decay 0.5: 2 · 0.1 · 0.25 = 0.05; FedAvg's devices have applied η."""
-    assert learning_rate_of("fedsgd", server=2.0, client=0.1, decay=0.5, version=2) == pytest.approx(0.05)
-    assert learning_rate_of("fedavg", server=2.0, client=0.1, decay=0.5, version=2) == 2.0
