@@ -27,7 +27,7 @@ WORKDIR /opt/fedmq
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         extras = project['optional-dependencies']; \
-        needs = project['dependencies'] + extras['torch'] + extras['plot'] + extras['sklearn']; \
+        needs = project['dependencies'] + extras['torch'] + extras['plot'] + extras['sklearn'] + extras['zstd']; \
         print(*(need for need in needs if not need.startswith('fedmq[')), sep='\n')" > /tmp/needs.txt \
  && pip install --constraint constraints.txt --requirement /tmp/needs.txt \
  && rm /tmp/needs.txt

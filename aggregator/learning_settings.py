@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from aggregator.optimizer_settings import OptimizerSettings
 from aggregator.schedule_settings import ScheduleSettings
 from aggregator.section import Seconds, Section
-from shared.codecs import CODECS
+from shared.codecs import CODECS, NOT_INSTALLED
 from shared.wire_fields import MAX_EXAMPLES, Options
 
 __all__ = ["ServerSettings", "TrainingSettings"]
@@ -48,7 +48,8 @@ class TrainingSettings(Section):
     @classmethod
     def _is_known(cls, codec: str) -> str:
         if codec not in CODECS:
-            raise ValueError(f"there is no such codec; there are {', '.join(CODECS)}")
+            there_are = f"there is no such codec; there are {', '.join(CODECS)}"
+            raise ValueError(NOT_INSTALLED.get(codec, there_are))
         return codec
 
     @model_validator(mode="after")

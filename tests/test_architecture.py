@@ -33,6 +33,7 @@ DOORS = {
     "amqtt": frozenset({"broker/server/embedded.py"}),
     "torch": frozenset(str(path.relative_to(ROOT)) for path in (ROOT / "shared" / "torch_task").glob("*.py")),
     "sklearn": frozenset({"shared/sklearn_task.py"}),
+    "zstandard": frozenset({"shared/codecs/lossless.py"}),
     "sqlite3": frozenset({"aggregator/journal_file.py", "aggregator/journal_scan.py", *HARM}),
 }
 
@@ -41,7 +42,7 @@ PURE = {
     "shared": {
         *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
         *("choice", "codec", "floats", "int8", "one_bit", "rotation"),  # of codecs
-        *("feedback", "top_k"),
+        *("feedback", "lossless", "top_k"),
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

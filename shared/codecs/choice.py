@@ -6,16 +6,21 @@ from types import MappingProxyType
 from shared.codecs.codec import Codec
 from shared.codecs.floats import FLOAT16, FLOAT32
 from shared.codecs.int8 import INT8
+from shared.codecs.lossless import INT8_ZSTD, IS_INSTALLED
 from shared.codecs.one_bit import ONE_BIT
 from shared.codecs.top_k import TOP_1_PERCENT
 from shared.errors import ConfigError
 
-__all__ = ["CODECS", "codec_named"]
+__all__ = ["CODECS", "NOT_INSTALLED", "codec_named"]
 
-CODECS: Mapping[str, Codec] = MappingProxyType(
-    {codec.name: codec for codec in (FLOAT32, FLOAT16, INT8, ONE_BIT, TOP_1_PERCENT)}
+_OFFERED = (FLOAT32, FLOAT16, INT8, ONE_BIT, TOP_1_PERCENT, *((INT8_ZSTD,) if IS_INSTALLED else ()))
+CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _OFFERED})
+"""Every codec by its name on the wire; `int8-zstd` where the package zstandard is installed."""
+
+NOT_INSTALLED: Mapping[str, str] = MappingProxyType(
+    {} if IS_INSTALLED else {INT8_ZSTD.name: f"{INT8_ZSTD.name} needs the package zstandard, in the extra fedmq[zstd]"}
 )
-"""Every codec by its name on the wire."""
+"""What is missing for a codec that there could be, by its name."""
 
 
 def codec_named(name: str) -> Codec:
@@ -27,4 +32,5 @@ def codec_named(name: str) -> Codec:
     try:
         return CODECS[name]
     except KeyError:
-        raise ConfigError(f"no codec {name!r}", hint=f"there are: {', '.join(CODECS)}") from None
+        hint = NOT_INSTALLED.get(name, f"there are: {', '.join(CODECS)}")
+        raise ConfigError(f"no codec {name!r}", hint=hint) from None

@@ -39,6 +39,8 @@ class Codec(Protocol):
     """An encode/decode pair."""
 
     name: str
+    has_fixed_length: bool
+    """Whether the length hangs on the number of values alone."""
     needs_feedback: bool
     """Whether what it leaves out has to be kept on the device and added to its next update: see `feedback.py`."""
 
@@ -51,7 +53,7 @@ class Codec(Protocol):
         """
 
     def encoded_bytes(self, n_params: int) -> int:
-        """Return the length in bytes that `n_params` have; where it depends on their values, the largest."""
+        """Return the length in bytes that `n_params` have; the largest, of a codec without a fixed length."""
 
     def blocks(self, data: Bytes | Readable, n_params: int) -> Blocks:
         """Yield a vector as (offset, (BLOCK_PARAMS,) float32), the last block shorter; each holds until the next.
@@ -85,5 +87,6 @@ def refuse_length(codec: Codec, n_bytes: int, n_params: int) -> None:
         PeerError: `length`.
     """
     expected = codec.encoded_bytes(n_params)
-    if n_bytes != expected:
-        raise PeerError(Reason.LENGTH, f"{n_bytes} bytes of {codec.name}, {expected} are {n_params} values")
+    if n_bytes != expected and (codec.has_fixed_length or not 0 < n_bytes < expected):
+        bound = "" if codec.has_fixed_length else "at most "
+        raise PeerError(Reason.LENGTH, f"{n_bytes} bytes of {codec.name}, {bound}{expected} are {n_params} values")

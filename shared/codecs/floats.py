@@ -16,6 +16,7 @@ __all__ = ["FLOAT16", "FLOAT32"]
 class _Floats:
     """Little-endian IEEE numbers, one after the other."""
 
+    has_fixed_length = True
     needs_feedback = False
 
     def __init__(self, name: str, dtype: str) -> None:

@@ -36,6 +36,7 @@ class _Int8:
     """Blocks of one little-endian float32 scale and 256 int8, the last block of fewer: value = scale x int8."""
 
     name = "int8"
+    has_fixed_length = True
     needs_feedback = False
 
     def encode(self, vector: NDArray[np.float32], seed: int) -> bytes:

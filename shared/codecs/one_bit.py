@@ -43,6 +43,7 @@ class _OneBit:
     """The seed, then block by block a float32 scale and the signs; see `docs/protocol.md`."""
 
     name = "one-bit"
+    has_fixed_length = True
     needs_feedback = False
 
     def encode(self, vector: NDArray[np.float32], seed: int) -> bytes:

@@ -34,6 +34,7 @@ class _TopK:
         one_in: of how many values one is sent.
     """
 
+    has_fixed_length = True
     needs_feedback = True
 
     def __init__(self, name: str, one_in: int) -> None:

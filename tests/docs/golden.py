@@ -83,7 +83,9 @@ def _codecs() -> dict[str, bytes]:
     values = np.concatenate([_values(300), edges])
     plain = _values(2410)  # a huge value would be all that is left of those beside it
     encoded = {
-        f"codec-{name}.bin": codec.encode(plain if name in OF_PLAIN else values, SEED) for name, codec in CODECS.items()
+        f"codec-{name}.bin": codec.encode(plain if name in OF_PLAIN else values, SEED)
+        for name, codec in CODECS.items()
+        if codec.has_fixed_length
     }
     inputs = {"codec-input.f32": values, "codec-plain.f32": plain}
     return {**{name: array.astype("<f4").tobytes() for name, array in inputs.items()}, **encoded}

@@ -72,7 +72,7 @@ def test_model_is_put_together_as_a_device_would() -> None:
     assert arrays["in.weight"].shape == arrays["out.weight"].shape == (40, 30)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [name for name, codec in CODECS.items() if codec.has_fixed_length])
 def test_codec_output_decodes_to_its_input(name: str) -> None:
     """Within the bound that the protocol states for each."""
     file = "codec-plain.f32" if name in OF_PLAIN else "codec-input.f32"
