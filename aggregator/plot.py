@@ -3,14 +3,16 @@
 matplotlib is loaded only here and only when a picture is drawn; without it a run lacks its picture and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from aggregator.evaluation import MetricSummary
 from aggregator.history import COUNTS, RoundSummary, RunHistory
+from shared.task import PERSONAL
 
 __all__ = ["COLOURS", "MAX_BARS", "save_plot"]
 
@@ -25,7 +27,7 @@ COLOURS = {
     "cancelled": "#BBBBBB",
     "expired": "#E69F00",
 }
-_CENTRAL, _FEDERATED = "#0072B2", "#D55E00"
+_CENTRAL, _FEDERATED, _PERSONAL = "#0072B2", "#D55E00", "#009E73"
 MAX_BARS = 120
 """Rounds beyond which bars would be thinner than a pixel and areas are drawn."""
 
@@ -80,27 +82,35 @@ def _draw_metric(axes: Any, history: RunHistory, metric: str) -> None:
     committed = [r for r in history.rounds if r.outcome == "committed"]
     round_of = {r.version: r.round_id for r in committed}
     central = [(r.round_id, r.metrics[metric]) for r in committed if metric in r.metrics]
-    federated = [
-        (round_of[e.version], e.metrics[metric])
-        for e in history.evaluations
-        if metric in e.metrics and e.version in round_of
-    ]
+    on_devices = {
+        "on devices": (_FEDERATED, _evaluated(history, metric, round_of)),
+        "on devices, own models": (_PERSONAL, _evaluated(history, f"{PERSONAL}{metric}", round_of)),
+    }
     if central:
         x, y = zip(*central, strict=True)
         axes.plot(x, y, color=_CENTRAL, marker=_marker(x), label=f"central, last {y[-1]:.4g}")
-    if federated:
-        x, summaries = zip(*federated, strict=True)
-        lows, highs = [s.p10 for s in summaries], [s.p90 for s in summaries]
-        axes.fill_between(x, lows, highs, color=_FEDERATED, alpha=0.15, linewidth=0, label="10th to 90th percentile")
-        label = f"on devices, last {summaries[-1].value:.4g}"
-        axes.plot(x, [s.value for s in summaries], color=_FEDERATED, marker=_marker(x), label=label)
-    if central or federated:
+    for words, (colour, found) in on_devices.items():
+        if found:
+            x, summaries = zip(*found, strict=True)
+            lows, highs = [s.p10 for s in summaries], [s.p90 for s in summaries]
+            axes.fill_between(x, lows, highs, color=colour, alpha=0.15, linewidth=0, label="10th to 90th percentile")
+            label = f"{words}, last {summaries[-1].value:.4g}"
+            axes.plot(x, [s.value for s in summaries], color=colour, marker=_marker(x), label=label)
+    if central or any(found for _, found in on_devices.values()):
         axes.legend(loc="best", frameon=False)
     else:
         axes.text(0.5, 0.5, "nothing was evaluated", transform=axes.transAxes, ha="center", va="center", color="grey")
     axes.set_ylabel(metric)
     axes.grid(visible=True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _evaluated(history: RunHistory, metric: str, round_of: Mapping[int, int]) -> Sequence[tuple[int, MetricSummary]]:
+    return [
+        (round_of[e.version], e.metrics[metric])
+        for e in history.evaluations
+        if metric in e.metrics and e.version in round_of
+    ]
 
 
 def _marker(points: Sequence[int]) -> str:

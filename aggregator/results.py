@@ -17,6 +17,7 @@ from aggregator.loop_lag import LagSummary
 from aggregator.model_store import ServerState, export
 from aggregator.opening import OpenRun
 from shared.errors import ConfigError
+from shared.task import PERSONAL
 
 __all__ = ["Results", "RunResult"]
 
@@ -112,7 +113,13 @@ class Results:
         """Write the record of an evaluation on devices; return its metrics. Blocks: for the lane DISK."""
         summaries = federated_metrics(done.reports)
         self._history.evaluated(done, summaries, wall_s=self._wall())
-        log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports))
+        metric = self._opened.settings.stop.metric.removeprefix(PERSONAL)
+        shown = {
+            name: f"{found.value:.4g}, median {found.p50:.4g}, 10th percentile {found.p10:.4g}"
+            for name in (metric, f"{PERSONAL}{metric}")
+            if (found := summaries.get(name)) is not None
+        }
+        log.info("devices_evaluated", version=done.version, asked=done.n_asked, reported=len(done.reports), **shown)
         return {name: summary.value for name, summary in summaries.items()}
 
     def committed(self, state: ServerState, keep: Set[int], *, is_best: bool) -> None:

@@ -26,13 +26,10 @@ from shared.codecs import codec_named, decode_vector, encode_with_feedback
 from shared.errors import ConfigError, PeerError, Reason
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric, WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of
-from shared.task import BESIDE_MODEL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
+from shared.task import BESIDE_MODEL, PERSONAL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
 from shared.wire import encode
 
-__all__ = ["PERSONAL", "CarryOut", "Finished", "Gate", "carry_out"]
-
-PERSONAL = "personal_"
-"""Begins the name of a metric of the client's own model; the global model's has none."""
+__all__ = ["CarryOut", "Finished", "Gate", "carry_out"]
 
 
 class Gate:

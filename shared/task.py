@@ -18,6 +18,7 @@ from shared.named_objects import load_named
 
 __all__ = [
     "BESIDE_MODEL",
+    "PERSONAL",
     "Arrays",
     "Client",
     "ClientId",
@@ -40,6 +41,9 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 BESIDE_MODEL = "~"
 """Names in a client's state that begin so are no part of its model, such as the moments of its optimizer. Every other
 name is: the client then has a model of its own, which an evaluation looks at beside the global one."""
+
+PERSONAL = "personal_"
+"""Begins the name of a metric of a client's own model; the global model's has none."""
 
 
 class Ratio(NamedTuple):

@@ -10,16 +10,17 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from aggregator.config import Settings
-from aggregator.history import RoundSummary, RunHistory
+from aggregator.history import EvaluationSummary, RoundSummary, RunHistory
 from shared.config import settings_json
 from shared.errors import ConfigError
+from shared.task import PERSONAL
 from simulator.fleet import WALL_START_S
 from simulator.outcomes import Outcomes, read_outcomes
 from simulator.runs.curves import Cost, Curve, best_of, reached
@@ -80,6 +81,7 @@ class Report:
             f"Ended:    {fields['cause']}, after {clock_text(fields['virtual_s'])} of virtual time",
             f"Result:   {metric['name']} {last} after {totals['committed']} rounds"
             f"{f', {n} abandoned' if (n := totals['abandoned']) else ''}{target}",
+            *_last_evaluation(fields["on_devices"], metric["name"]),
             f"Rounds:   median {_seconds(rounds['median'])}, p95 {_seconds(rounds['p95'])}",
             f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, {leases['lost']} lost; "
             f"{totals['fits']} fits",
@@ -128,11 +130,12 @@ def report_of(
         "virtual_s": simulated.virtual_s,
         "metric": {
             "name": stop.metric,
-            "last": points[-1][1] if points else None,
+            "last": points[-1][1] if points else _on_devices_alone(history, stop.metric),
             "best": best_of(curve),
             "target": target,
             "reached": None if to_target is None else asdict(to_target),
         },
+        "on_devices": None if not history.evaluations else _on_devices(history.evaluations[-1]),
         "round_seconds": {"median": _median(seconds), "p95": _p95(seconds)},
         "totals": {
             "committed": sum(each.outcome == "committed" for each in history.rounds),
@@ -238,6 +241,28 @@ def _round(each: RoundSummary, cost: Cost) -> dict[str, Any]:
         "metrics": dict(each.metrics),
         **asdict(cost),
     }
+
+
+def _on_devices(last: EvaluationSummary) -> dict[str, Any]:
+    """Return the last evaluation on devices: over all examples, and the devices' own 10th, 50th, 90th percentile."""
+    metrics = {name: asdict(each) for name, each in last.metrics.items()}
+    return {"version": last.version, "asked": last.n_asked, "devices": last.n_devices, "metrics": metrics}
+
+
+def _on_devices_alone(history: RunHistory, metric: str) -> float | None:
+    return next((e.metrics[metric].value for e in reversed(history.evaluations) if metric in e.metrics), None)
+
+
+def _last_evaluation(last: Mapping[str, Any] | None, metric: str) -> Iterator[str]:
+    """Yield a line for the metric on devices, and one for the same of their own models."""
+    common = metric.removeprefix(PERSONAL)
+    for name in (common, f"{PERSONAL}{common}"):
+        if last is not None and name in last["metrics"]:
+            found = last["metrics"][name]
+            yield (
+                f"Tested:   {name} {found['value']:.4f} of version {last['version']} on {found['n_devices']} devices, "
+                f"median {found['p50']:.4f}, 10th percentile {found['p10']:.4f}"
+            )
 
 
 def _median(seconds: Sequence[float]) -> float | None:

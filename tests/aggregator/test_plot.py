@@ -28,7 +28,13 @@ def a_history(n_rounds: int, *, metrics: bool = True, outcome: str = "committed"
         for i in range(1, n_rounds + 1)
     )
     summary = MetricSummary(value=0.5, p10=0.1, p50=0.5, p90=0.9, n_devices=2)
-    evaluation = EvaluationSummary(version=1, n_asked=2, n_devices=2, ended_at="", metrics={"accuracy": summary})
+    evaluation = EvaluationSummary(
+        version=1,
+        n_asked=2,
+        n_devices=2,
+        ended_at="",
+        metrics=dict.fromkeys(("accuracy", "personal_accuracy"), summary),
+    )
     return RunHistory(rounds=rounds, evaluations=(evaluation,) if metrics else ())
 
 

@@ -79,8 +79,10 @@ async def test_rounds_and_evaluations_have_one_record_each(tmp_path: Path) -> No
         )
         results.round_ended(ended, participants=("a", "b"), bytes_up=10, bytes_down=20)
         reports = (("a", 10, (("accuracy", (9.0, 10.0)),)), ("b", 30, (("accuracy", (15.0, 30.0)),)))
-        metrics = results.evaluated(EvaluationDone(version=1, n_asked=3, reports=reports))
+        with structlog.testing.capture_logs() as logs:
+            metrics = results.evaluated(EvaluationDone(version=1, n_asked=3, reports=reports))
         history = RunHistory.read(run.folder.history)
+    assert logs[-1]["accuracy"] == "0.6, median 0.7, 10th percentile 0.54"  # of 0.9 and 0.5
     assert metrics["accuracy"] == pytest.approx(24 / 40)
     (record,) = history.rounds
     assert (record.round_id, record.outcome, record.seconds) == (1, "committed", 3.25)

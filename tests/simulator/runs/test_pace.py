@@ -36,11 +36,11 @@ def test_each_of_two_calls_within_one_work_gets_its_own_answer_and_time(tmp_path
         run={
             "task": spec,
             "round": {"report_goal": 2, "over_selection": 1.0, "quorum": 1.0},
-            "stop": {"rounds": 4},
+            "stop": {"rounds": 4, "metric": "personal_n"},
             "evaluation": {"at_end": True},
         },
     )
-    executor = Inline(Counting()) if kind == "inline" else Processes(spec, ROOT, n_workers=2)
+    executor = Inline(Counting()) if kind == "inline" else Processes(spec, ROOT, n_workers=1)
     came, report = simulated(scenario, tmp_path / kind, task=Counting(), executor=executor)
     assert came.cause == "rounds"
     (first, second) = explain(tmp_path / kind / "r").evaluations
@@ -48,6 +48,11 @@ def test_each_of_two_calls_within_one_work_gets_its_own_answer_and_time(tmp_path
     for each in (first, second):
         metrics = dict(each.metrics)
         assert (metrics["n"], metrics["personal_n"]) == ((0.0, 1.0), (4.0, 1.0))
+    assert report.fields["on_devices"]["metrics"]["personal_n"]["p10"] == 4.0
+    assert report.fields["metric"]["last"] == 4.0
+    (common, own) = [line for line in report.lines() if line.startswith("Tested:")]
+    assert common == "Tested:   n 0.0000 of version 4 on 2 devices, median 0.0000, 10th percentile 0.0000"
+    assert own.startswith("Tested:   personal_n 4.0000 ")
     assert report.fields["totals"]["device_seconds"]["training"] == pytest.approx(2 * (4 * 20 + 2))
     there = written(tmp_path / kind, report)
     assert there == written(tmp_path / "again", simulated(scenario, tmp_path / "again", task=Counting())[1])
