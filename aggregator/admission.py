@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aggregator.leases import Lease, LeaseBook
 from shared.codecs import Codec, refuse_length
 from shared.errors import PeerError, Reason
+from shared.initial_loss import initial_loss_of
 from shared.messages import Kind, Report, Reported
 
 __all__ = ["MessageRates", "TokenBucket", "check_report", "lease_for"]
@@ -109,7 +110,9 @@ def lease_for(leases: LeaseBook, device: str, name: str) -> Lease:
     return lease
 
 
-def check_report(report: Report, lease: Lease, *, run: str, codec: Codec, n_params: int) -> None:
+def check_report(
+    report: Report, lease: Lease, *, run: str, codec: Codec, n_params: int, needs_loss: bool = False
+) -> None:
     """Hold a report against its lease and the run's own spec.
 
     Args:
@@ -118,6 +121,7 @@ def check_report(report: Report, lease: Lease, *, run: str, codec: Codec, n_para
         run: the run served.
         codec: the one that the lease assigned.
         n_params: length of the model's flat vector.
+        needs_loss: whether an update counts by the loss that it began with, as for q-FedAvg.
 
     Raises:
         PeerError: `other_run`, `fields`, `codec`, `length` or `size`.
@@ -132,6 +136,8 @@ def check_report(report: Report, lease: Lease, *, run: str, codec: Codec, n_para
         raise PeerError(Reason.FIELDS, f"{report.outcome} under a lease to {lease.record.kind}")
     if report.outcome is Reported.EVALUATED:
         return
+    if needs_loss:
+        initial_loss_of(report.metrics, reason=Reason.FIELDS)
     if report.codec != lease.record.codec:
         raise PeerError(Reason.CODEC, f"{report.codec!r}, assigned was {lease.record.codec!r}")
     size = report.size or 0  # a trained report has one

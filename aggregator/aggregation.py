@@ -19,14 +19,14 @@ from aggregator.learning_rates import LearningRates
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
-from aggregator.rules import RuleState, rule_named
+from aggregator.rules import AggregationRule, QFedAvg, RuleState, rule_named
 from aggregator.schedule_loading import load_rates
 from aggregator.server_algorithm import algorithm_of
 from aggregator.server_optimizers import ServerOptimizer, advance, load_optimizer
 from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import CODECS
-from shared.errors import ConfigError
+from shared.errors import ConfigError, InvalidState
 from shared.parameters import Vector
 
 __all__ = ["Aggregation"]
@@ -63,7 +63,11 @@ class Aggregation:
         server = settings.server
         training = settings.training
         self._algorithm = algorithm_of(training.algorithm, alpha=training.alpha, population=server.population)
-        self._rule = rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
+        self._rule: AggregationRule = (
+            rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
+            if training.q is None
+            else QFedAvg(training.q, state.spec.is_trainable)
+        )
         self._optimizer = optimizer or load_optimizer(server.optimizer, Path.cwd())
         self._rates = rates or load_rates(settings, Path.cwd())
         self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
@@ -105,7 +109,15 @@ class Aggregation:
         n_steps = effective_steps(
             record.n_steps, learning_rate=self._rates.client(record.base_version), mu=training.mu or 0.0
         )
-        fold(self._rule, total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
+        fold(self._rule_for(record), total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
+
+    def _rule_for(self, record: AcceptRecord) -> AggregationRule:
+        """Return the rule, which for q-FedAvg is told what one update began with."""
+        if not isinstance(self._rule, QFedAvg):
+            return self._rule
+        if record.initial_loss is None or record.learning_rate is None:
+            raise InvalidState(f"the row of lease {record.lease} has not the loss that qfedavg weighs by")
+        return self._rule.told(loss=record.initial_loss, learning_rate=record.learning_rate)
 
     def _make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
         # a sum is used up by finalizing it: after a failure it is folded again

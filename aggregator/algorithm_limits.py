@@ -1,13 +1,14 @@
-"""What the two algorithms that keep state on devices ask of the rest of the settings.
+"""What algorithms ask of the rest of the settings: those that keep state on devices, and q-FedAvg.
 
 SCAFFOLD's c and FedDyn's h are right only while the server's sum is that of what the devices keep. So every update that
 counts must count once, as it is, and none from an older version: its weight is one, it is not late, not damped, not
-normalised away. What is unset is filled so; what is set and cannot hold is refused, with what to change.
+normalised away. q-FedAvg has a mean of its own, in which devices count alike unless told otherwise. What is unset is
+filled so; what is set and cannot hold is refused, with what to change.
 
 Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aggregator.learning_settings import ServerSettings, TrainingSettings
@@ -15,6 +16,7 @@ from shared.algorithms import STATEFUL
 
 __all__ = ["contradiction", "filled_for_algorithm"]
 
+_OWN_RULE = "q-FedAvg divides by a sum of its own"
 _SUM = "the server keeps the plain sum of what every device sends"
 
 
@@ -28,12 +30,12 @@ def filled_for_algorithm(given: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(table, Mapping) for table in tables.values()):
         return dict(given)
     algorithm = tables["training"].get("algorithm")
-    if algorithm not in STATEFUL:
+    if algorithm not in STATEFUL and algorithm != "qfedavg":
         return dict(given)
     wanted: dict[str, dict[str, Any]] = {"round": {}, "server": {"weighting": "uniform"}}
-    if tables["round"].get("mode") != "async":  # which is refused by its name
+    if algorithm in STATEFUL and tables["round"].get("mode") != "async":  # which is refused by its name
         wanted["round"]["max_staleness"] = 0
-    if algorithm == "feddyn":
+    if algorithm in ("feddyn", "qfedavg"):
         wanted["server"]["normalize"] = "none"
     full = {
         name: {**table, **{key: value for key, value in wanted[name].items() if table.get(key) is None}}
@@ -53,10 +55,16 @@ def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: s
         max_staleness: likewise.
     """
     algorithm = training.algorithm
-    if algorithm not in STATEFUL:
-        if server.population is None:
-            return None
+    if algorithm not in STATEFUL and server.population is not None:
         return f"server.population is of scaffold and feddyn alone, and algorithm = {algorithm}: leave it out"
+    if algorithm == "qfedavg":
+        own = (
+            (str(server.rule) != "mean", f"server.rule = {server.rule}", _OWN_RULE, "rule = mean"),
+            (server.normalize != "none", f"server.normalize = {server.normalize}", _OWN_RULE, "normalize = none"),
+        )
+        return _first(algorithm, own)
+    if algorithm not in STATEFUL:
+        return None
     late = f"round.max_staleness = {max_staleness} (round.mode = {mode})"
     checks = (
         (max_staleness > 0, late, "a late update was corrected by what the server knew before", "mode = sync"),
@@ -70,6 +78,10 @@ def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: s
             "normalize = none",
         ),
     )
+    return _first(algorithm, checks)
+
+
+def _first(algorithm: str, checks: Sequence[tuple[bool, str, str, str]]) -> str | None:
     for is_so, what, why, instead in checks:
         if is_so:
             return f"{what} cannot hold with training.algorithm = {algorithm}: {why}; use {instead}"

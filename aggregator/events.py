@@ -94,6 +94,7 @@ class Verified:
     train_seconds: float = 0.0
     offline_seconds: float = 0.0
     loss: float | None = None
+    initial_loss: float | None = None
     data: bytes | None = None
 
 

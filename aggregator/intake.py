@@ -21,6 +21,7 @@ from shared.blocking import Lane, RunBlocking
 from shared.chunking import ChunkLayout, sha256_hex
 from shared.codecs import CODECS
 from shared.errors import InvalidState, PeerError, Reason
+from shared.initial_loss import INITIAL_LOSS
 from shared.messages import Report
 
 __all__ = ["Intake"]
@@ -262,13 +263,14 @@ def _verified(report: Report, data: bytes | None) -> Verified:
         fetch_seconds=report.fetch_seconds,
         train_seconds=report.train_seconds,
         offline_seconds=report.offline_seconds,
-        loss=_loss_of(report),
+        loss=_mean_of(report, "loss"),
+        initial_loss=_mean_of(report, INITIAL_LOSS),
         data=data,
     )
 
 
-def _loss_of(report: Report) -> float | None:
-    match report.metrics.get("loss"):
+def _mean_of(report: Report, metric: str) -> float | None:
+    match report.metrics.get(metric):
         case None | (_, 0):
             return None
         case (total, n):

@@ -20,10 +20,10 @@ __all__ = ["ServerSettings", "TrainingSettings"]
 class TrainingSettings(Section):
     """What a device is asked to do."""
 
-    algorithm: Literal["fedavg", "fedsgd", "fedprox", "scaffold", "feddyn"] = Field(
+    algorithm: Literal["fedavg", "fedsgd", "fedprox", "scaffold", "feddyn", "qfedavg"] = Field(
         "fedavg",
-        description="fedsgd: one gradient over all its examples; fedprox, scaffold, feddyn: against drift "
-        "([when which](docs/learning.md#device-algorithms))",
+        description="fedsgd: one gradient over all its examples; fedprox, scaffold, feddyn: against drift; "
+        "qfedavg: fair to the worst off ([when which](docs/learning.md#device-algorithms))",
     )
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="passes over a device's data; this or max_steps; default 1"
@@ -39,6 +39,9 @@ class TrainingSettings(Section):
     )
     alpha: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="feddyn: the pull towards the received model; 0.01 to 1 is usual"
+    )
+    q: float | None = Field(
+        None, ge=0, le=10, description="qfedavg: how much more the worst off count; 0: all alike; 0.1 to 5 is usual"
     )
     schedule: ScheduleSettings = ScheduleSettings()
     codec: str = Field("float32", description="how updates are encoded")
@@ -62,12 +65,13 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _is_of_the_algorithm(self) -> Self:
-        for key, algorithm, value in (("mu", "fedprox", self.mu), ("alpha", "feddyn", self.alpha)):
+        numbers = (("mu", "fedprox", self.mu), ("alpha", "feddyn", self.alpha), ("q", "qfedavg", self.q))
+        for key, algorithm, value in numbers:
             if value is not None and self.algorithm != algorithm:
                 raise ValueError(f"{key} is of {algorithm} alone, and algorithm = {self.algorithm}: leave it out")
             if value is None and self.algorithm == algorithm:
                 raise ValueError(f"{algorithm} needs {key}: 0.01 to 1 is usual")
-            if value is not None and value * self.learning_rate > 1:
+            if value is not None and key != "q" and value * self.learning_rate > 1:
                 raise ValueError(
                     f"{key} x learning_rate = {value * self.learning_rate:g} is over 1: every step would overshoot the "
                     "received model; lower either"

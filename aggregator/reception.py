@@ -78,6 +78,7 @@ class Reception:
         self._run, self._topics, self._spec = run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
         self._codec, self._chunk_bytes = CODECS[settings.training.codec], settings.transfer.chunk_bytes
+        self._needs_loss = settings.training.algorithm == "qfedavg"
         self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
         self.refused: Counter[Reason] = Counter()
@@ -142,7 +143,8 @@ class Reception:
         # not what the settings say now: a device may go by the limit that held before a restart
         report = decode(Report, payload, max_data_bytes=MAX_INLINE_BYTES)
         codec = CODECS[lease.record.codec]  # the settings may have changed since it was given
-        check_report(report, lease, run=self._run, codec=codec, n_params=self._spec.n_params)
+        n_params, needs_loss = self._spec.n_params, self._needs_loss
+        check_report(report, lease, run=self._run, codec=codec, n_params=n_params, needs_loss=needs_loss)
         if (report.chunk_bytes or 0) > self._chunk_bytes:  # not final: the limit may have been higher before a restart
             raise PeerError(Reason.CHUNK, f"in chunks of {report.chunk_bytes} bytes, at most {self._chunk_bytes}")
         match report.outcome:

@@ -106,6 +106,10 @@ class AcceptRecord:
     """The device's own word on these three."""
     loss: float | None = None
     """Mean training loss, by the device's own word; None: it names none."""
+    initial_loss: float | None = None
+    """Mean loss of the received model, by the device's own word; of q-FedAvg alone, which weighs by it."""
+    learning_rate: float | None = None
+    """That it was told to train with; of q-FedAvg alone."""
     begins: bool = False
     """Whether the algorithm's state on the device began with it."""
     data: bytes | None = None

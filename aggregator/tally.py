@@ -16,6 +16,7 @@ from aggregator.staleness import discount, staleness
 from aggregator.track_records import TrackRecords
 from shared.algorithms import STATEFUL
 from shared.errors import InvalidState, Reason
+from shared.messages import WorkOrder
 
 __all__ = ["Tally"]
 
@@ -93,11 +94,19 @@ class Tally:
             train_seconds=update.train_seconds,
             offline_seconds=update.offline_seconds,
             loss=update.loss,
+            **self._fairness(lease, update),
             begins=self.states.begins(lease.record.work),
             data=update.data,
         )
         self.enter(record)
         return record
+
+    def _fairness(self, lease: Lease, update: Verified) -> dict[str, float]:
+        """Return what q-FedAvg weighs an update by: its device's loss, and the rate that it trained with."""
+        if self._settings.training.algorithm != "qfedavg" or update.initial_loss is None:
+            return {}
+        rate = WorkOrder.model_validate_json(lease.record.work).learning_rate
+        return {"initial_loss": update.initial_loss, "learning_rate": rate}
 
     def _reweight(self, lease: Lease) -> float:
         if self._settings.server.reweight == "off":

@@ -24,6 +24,7 @@ from shared.algorithms import STATEFUL, DeviceAlgorithm, algorithm_named, extend
 from shared.chunking import sha256_hex
 from shared.codecs import codec_named, decode_vector, encode_with_feedback
 from shared.errors import ConfigError, PeerError, Reason
+from shared.initial_loss import initial_loss_of
 from shared.messages import Assignment, Kind, Report, Reported, WireMetric, WorkOrder
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import BESIDE_MODEL, PERSONAL, Arrays, Client, Metric, Ratio, Task, TrainingCancelled, Work
@@ -193,7 +194,11 @@ def _train(
         client,
     )
     delta = delta_of(trained, model, spec)
-    if trained.gradient is not None and (correction is not None or adjustment.mu):
+    metrics = _to_wire(trained.metrics)
+    is_fair = work.algorithm == "qfedavg"
+    if is_fair:
+        initial_loss_of(metrics, reason=Reason.RESULT)
+    if trained.gradient is not None and (correction is not None or adjustment.mu or is_fair):
         raise PeerError(Reason.RESULT, f"{work.algorithm} needs the parameters after training, not a gradient")
     try:
         pack(trained.state)
@@ -217,7 +222,7 @@ def _train(
         codec=order.codec,
         num_examples=trained.num_examples,
         n_steps=trained.n_steps,
-        metrics=_to_wire(trained.metrics),
+        metrics=metrics,
         size=len(payload),
         sha256=sha256_hex(payload),
         chunk_bytes=LEAST_CHUNK_BYTES,

@@ -102,6 +102,8 @@ class LinearDigits:
                 step, total, n_seen = step + 1, total + loss * len(batch), n_seen + len(batch)
                 if not work.progress(step, n_steps) or step == n_steps:
                     metrics: dict[str, Metric] = {"loss": Ratio(total, n_seen)}
+                    if work.algorithm == "qfedavg":
+                        metrics["initial_loss"] = _gradient(parameters["weights"], inputs, labels)[1]
                     return Trained(parameters={"weights": weights}, num_examples=n, n_steps=step, metrics=metrics)
         raise AssertionError("no step was to be taken")
 

@@ -40,7 +40,7 @@ DOORS = {
 # Modules that decide: time and randomness are their arguments, and they wait for nothing.
 PURE = {
     "shared": {
-        *("algorithms", "chunking", "messages", "parameters", "topics", "wire", "wire_fields"),
+        *("algorithms", "chunking", "initial_loss", "messages", "parameters", "topics", "wire", "wire_fields"),
         *("choice", "codec", "floats", "int8", "one_bit", "rotation"),  # of codecs
         *("feedback", "lossless", "top_k"),
     },
@@ -51,7 +51,7 @@ PURE = {
         *("algorithm_limits", "device_states", "server_algorithm"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
-        *("choice", "mean", "rule"),  # of rules
+        *("choice", "mean", "qfedavg", "rule"),  # of rules
         *("adaptive", "momentum", "optimizer"),  # of server_optimizers
         *("learning_rates", "learning_settings", "optimizer_settings", "schedule_settings", "schedules"),
         *("reweighting", "section"),

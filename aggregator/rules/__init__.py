@@ -2,6 +2,7 @@
 
 from aggregator.rules.choice import RULES, rule_named
 from aggregator.rules.mean import Mean
+from aggregator.rules.qfedavg import QFedAvg
 from aggregator.rules.rule import BLOCK_PARAMS, AggregationRule, Blocks, Delta, RuleState, weight_of
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Blocks",
     "Delta",
     "Mean",
+    "QFedAvg",
     "RuleState",
     "rule_named",
     "weight_of",

@@ -47,6 +47,22 @@ def test_lease_that_is_unknown_or_anothers_is_refused(device: str, name: str, re
     assert caught.value.reason is reason
 
 
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [({}, "needs the metric 'initial_loss'"), ({"loss": 1.0}, "the report has none"), ({"initial_loss": -1.0}, "= -1")],
+)
+def test_update_of_qfedavg_without_a_loss_is_refused(metrics: dict[str, Any], said: str) -> None:
+    """By the name of the metric; with one it passes, and so does a report of failure without any."""
+    lease, codec = a_book()[lease_name(1)], CODECS["float32"]
+    known: dict[str, Any] = {"run": RUN, "codec": codec, "n_params": N_PARAMS, "needs_loss": True}
+    with pytest.raises(PeerError, match=said) as caught:
+        check_report(a_report(UPDATE, metrics=metrics), lease, **known)
+    assert caught.value.reason is Reason.FIELDS
+    check_report(a_report(UPDATE, metrics={"initial_loss": (3.0, 2.0)}), lease, **known)
+    nothing: dict[str, Any] = {"data": None, "size": None, "sha256": None, "codec": ""}
+    check_report(a_report(b"", outcome=Reported.FAILED, error="ValueError", **nothing), lease, **known)
+
+
 def test_sound_reports_pass() -> None:
     """Inline, offered, failed and evaluated."""
     book = a_book()

@@ -19,6 +19,35 @@ def settings_of(algorithm: str, **tables: Any) -> Settings:
     return some_settings(**{**tables, "training": {**TRAINING[algorithm], **tables.get("training", {})}})
 
 
+FAIR = {"algorithm": "qfedavg", "q": 1.0}
+
+
+@pytest.mark.parametrize("mode", ["sync", "semi-sync", "async"])
+def test_qfedavg_weighs_devices_alike_unless_told_otherwise(mode: str) -> None:
+    """In every mode, late updates or not; it has a mean of its own, and divides by no steps."""
+    rounds = {"mode": mode, "over_selection": None} if mode == "async" else {"mode": mode}
+    settings = some_settings(round=rounds, training=FAIR)
+    assert (settings.server.weighting, settings.server.normalize) == ("uniform", "none")
+    assert (settings.round.max_staleness > 0) == (mode != "sync")
+    assert some_settings(training=FAIR, server={"weighting": "examples"}).server.weighting == "examples"
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"training": FAIR, "server": {"normalize": "steps"}}, "use normalize = none"),
+        ({"training": FAIR, "server": {"population": 9}}, "server.population is of scaffold and feddyn alone"),
+        ({"training": {"algorithm": "qfedavg"}}, "qfedavg needs q"),
+        ({"training": {"q": 1.0}}, "q is of qfedavg alone"),
+        ({"training": {**FAIR, "q": -1.0}}, "q\n"),
+    ],
+)
+def test_what_cannot_hold_with_qfedavg_is_refused(tables: dict[str, Any], said: str) -> None:
+    """With what to change."""
+    with pytest.raises(ValidationError, match=said):
+        some_settings(**tables)
+
+
 @pytest.mark.parametrize("algorithm", TRAINING)
 @pytest.mark.parametrize("mode", ["sync", "semi-sync"])
 def test_what_is_unset_is_filled(algorithm: str, mode: str) -> None:

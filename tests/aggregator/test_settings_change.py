@@ -60,6 +60,7 @@ def test_changes_are_named_by_their_dotted_keys() -> None:
         ("training.codec", "fedsgd", "in work that is given out from now on"),
         ("transfer.max_update_bytes", "fedavg", "in work that is given out from now on"),
         ("training.learning_rate", "fedsgd", "from version 8 on"),
+        ("training.q", "qfedavg", "from version 8 on"),
         ("training.schedule.factor", "fedsgd", "from version 8 on"),
         ("training.schedule.name", "fedavg", "in work that is given out from now on"),
         ("server.optimizer.schedule.warm_up", "fedavg", "from version 8 on"),

@@ -50,6 +50,21 @@ def test_last_tenth_alone_has_the_rare_digits() -> None:
         dealt(1, has_stragglers=True)
 
 
+def test_qfedavg_is_told_the_loss_of_the_received_model() -> None:
+    """Of zeros: ln 10; it trains as FedAvg does, which names no such loss."""
+    start = task.initial_parameters(0).parameters
+    fair, plain = trained(task, start, client(3, 100), algorithm="qfedavg"), trained(task, start, client(3, 100))
+    assert fair.metrics["initial_loss"] == pytest.approx(np.log(10), rel=1e-6)
+    assert "initial_loss" not in plain.metrics
+    assert fair.parameters is not None
+    assert plain.parameters is not None
+    assert fair.parameters["weights"].tobytes() == plain.parameters["weights"].tobytes()
+    begun = trained(task, fair.parameters, client(3, 100), algorithm="qfedavg")
+    measured = task.evaluate(fair.parameters, client(3, 100), {}).metrics["loss"]
+    assert isinstance(measured, Ratio)
+    assert begun.metrics["initial_loss"] == pytest.approx(measured.numerator / measured.denominator, rel=1e-5)
+
+
 def test_training_lowers_the_loss_and_counts_its_steps() -> None:
     """Two epochs of ceil(n / 4) steps each, fewer when the time is up."""
     start = task.initial_parameters(0).parameters
