@@ -370,7 +370,7 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
         finally:
             await evaluator.close()
     (_, own), spec = state.model, state.spec
-    update_bytes = codec_named(settings.training.codec).encoded_bytes(spec.n_params)
+    update_bytes = codec_named(settings.training.codec, spec).encoded_bytes(spec.n_params)
     knobs = settings.round
     return {
         "run": run_name(settings),

@@ -25,7 +25,7 @@ from aggregator.server_algorithm import algorithm_of
 from aggregator.server_optimizers import ServerOptimizer, advance, load_optimizer
 from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
-from shared.codecs import CODECS
+from shared.codecs import codec_named
 from shared.errors import ConfigError, InvalidState
 from shared.parameters import Vector
 
@@ -103,7 +103,7 @@ class Aggregation:
         if total is None:
             total = self._sums[record.into] = self._rule.init(self.state.spec.n_params)
         data = record.data if record.data is not None else self._part_files.open(record.lease).data
-        codec = CODECS[record.codec]
+        codec = codec_named(record.codec, self.state.spec)
         scale = record.clip_scale * record.discount
         training = self._settings.training
         n_steps = effective_steps(

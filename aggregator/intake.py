@@ -19,10 +19,11 @@ from aggregator.part_files import FileBytes, PartFiles
 from aggregator.uploads import Uploads
 from shared.blocking import Lane, RunBlocking
 from shared.chunking import ChunkLayout, sha256_hex
-from shared.codecs import CODECS
+from shared.codecs import codec_named
 from shared.errors import InvalidState, PeerError, Reason
 from shared.initial_loss import INITIAL_LOSS
 from shared.messages import Report
+from shared.parameters import ParameterSpec
 
 __all__ = ["Intake"]
 
@@ -41,7 +42,7 @@ class Intake:
         uploads: the grants.
         part_files: where chunks go.
         run_blocking: the seam to threads.
-        n_params: of the run's own spec.
+        spec: the run's own.
         max_norm: an update with a larger 2-norm is refused; None: none is.
         tell: takes events for the round machine.
     """
@@ -52,12 +53,12 @@ class Intake:
         part_files: PartFiles,
         run_blocking: RunBlocking,
         *,
-        n_params: int,
+        spec: ParameterSpec,
         max_norm: float | None,
         tell: Callable[[Event], None],
     ) -> None:
         self._uploads, self._part_files, self._run_blocking = uploads, part_files, run_blocking
-        self._n_params, self._max_norm, self._tell = n_params, max_norm, tell
+        self._spec, self._max_norm, self._tell = spec, max_norm, tell
         self._reports: dict[str, Report] = {}
         self._mismatches: dict[str, int] = {}
         self._under_check: set[str] = set()  # whole, and not yet decided
@@ -246,7 +247,8 @@ class Intake:
         self._tell(_verified(report, data))
 
     async def _check(self, report: Report, data: bytes | FileBytes) -> None:
-        work = partial(verify, CODECS[report.codec], data, self._n_params, max_norm=self._max_norm)
+        codec = codec_named(report.codec, self._spec)
+        work = partial(verify, codec, data, self._spec.n_params, max_norm=self._max_norm)
         await self._run_blocking(Lane.COMPUTE, work)
 
 

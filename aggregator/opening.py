@@ -131,7 +131,7 @@ async def open_run(
     spec = (await run_blocking(Lane.DISK, partial(load, committed))).spec
     if records:
         await _check_spec(settings, evaluator, spec, folder)
-    codec = codec_named(settings.training.codec)
+    codec = codec_named(settings.training.codec, spec)
     max_bytes = settings.transfer.max_update_bytes or codec.encoded_bytes(spec.n_params)
     if max_bytes < codec.encoded_bytes(spec.n_params):
         raise ConfigError(

@@ -19,7 +19,7 @@ from aggregator.intake import Intake
 from aggregator.leases import Lease, LeaseBook
 from aggregator.presence import Presences
 from broker.transport import Message
-from shared.codecs import CODECS
+from shared.codecs import codec_named
 from shared.errors import PeerError, Reason
 from shared.messages import PROTOCOL_VERSION, CheckIn, DeviceStatus, Report, Reported
 from shared.parameters import ParameterSpec
@@ -77,7 +77,7 @@ class Reception:
     ) -> None:
         self._run, self._topics, self._spec = run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
-        self._codec, self._chunk_bytes = CODECS[settings.training.codec], settings.transfer.chunk_bytes
+        self._codec, self._chunk_bytes = settings.training.codec, settings.transfer.chunk_bytes
         self._needs_loss = settings.training.algorithm == "qfedavg"
         self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
@@ -142,7 +142,7 @@ class Reception:
             return
         # not what the settings say now: a device may go by the limit that held before a restart
         report = decode(Report, payload, max_data_bytes=MAX_INLINE_BYTES)
-        codec = CODECS[lease.record.codec]  # the settings may have changed since it was given
+        codec = codec_named(lease.record.codec, self._spec)  # the settings may have changed since it was given
         n_params, needs_loss = self._spec.n_params, self._needs_loss
         check_report(report, lease, run=self._run, codec=codec, n_params=n_params, needs_loss=needs_loss)
         if (report.chunk_bytes or 0) > self._chunk_bytes:  # not final: the limit may have been higher before a restart
@@ -173,8 +173,8 @@ class Reception:
             refusal, detail = Reason.CLONED_ID, "two devices connect with this id"
         elif PROTOCOL_VERSION not in check_in.protocols:
             refusal, detail = Reason.PROTOCOL, f"speaks {check_in.protocols}, the fleet {PROTOCOL_VERSION}"
-        elif self._codec.name not in check_in.codecs:
-            refusal, detail = Reason.CODEC, f"does not speak {self._codec.name}"
+        elif self._codec not in check_in.codecs:
+            refusal, detail = Reason.CODEC, f"does not speak {self._codec}"
         elif refusal is None and check_in.spec != self._spec.own.digest:
             refusal, detail = Reason.SPEC, "its task yields another model"
         if refusal is not None:

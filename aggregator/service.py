@@ -167,12 +167,11 @@ class _Serving:
         self._settings, self._machine = opened.settings, opened.machine
         transfer = self._settings.transfer
         self._uploads = Uploads(max_bytes=transfer.granted_bytes, max_chunks=transfer.granted_chunks)
-        n_params = opened.aggregation.state.spec.n_params
         self._intake = Intake(
             self._uploads,
             opened.part_files,
             run_blocking,
-            n_params=n_params,
+            spec=opened.aggregation.state.spec,
             max_norm=self._settings.server.max_norm,
             tell=self._tell,
         )

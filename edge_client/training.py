@@ -162,7 +162,7 @@ def _train(
         raise PeerError(Reason.FIELDS, "an assignment to train without work")
     theirs, vector = received
     try:
-        codec = codec_named(order.codec)
+        codec = codec_named(order.codec, theirs)
     except ConfigError as error:
         raise PeerError(Reason.CODEC, str(error)) from error
     if codec.encoded_bytes(theirs.n_params) > order.max_bytes:

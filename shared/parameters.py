@@ -149,6 +149,15 @@ class ParameterSpec:
         return mask
 
     @cached_property
+    def is_buffer(self) -> NDArray[np.bool_]:
+        """Mask of what is averaged and never stepped: (n_params,) bool."""
+        mask = np.zeros(self.n_params, dtype=np.bool_)
+        for entry in self.entries:
+            mask[entry.slice] = entry.role is Role.BUFFER
+        mask.flags.writeable = False
+        return mask
+
+    @cached_property
     def own(self) -> "ParameterSpec":
         """The task's own entries, without those that travel behind the model; `vector[: own.n_params]` is theirs."""
         entries = tuple(entry for entry in self.entries if entry.role is not Role.AUXILIARY)

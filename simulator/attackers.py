@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_client.training import Finished, Gate, carry_out
 from shared.chunking import sha256_hex
-from shared.codecs import CODECS
+from shared.codecs import codec_named, decode_vector
 from shared.messages import Assignment, Kind, Reported
 from shared.parameters import ParameterSpec, Vector
 from shared.task import Arrays, Client, Task
@@ -76,11 +76,11 @@ class Attacker:
             return NO_NUMBER * len(honest)
         if self._attack.kind == "label-flip":
             return honest
-        own = _decoded(order, honest, theirs.n_params)
+        own = _decoded(order, honest, theirs)
         others = [self._of(each, order, received, spec) for each in self._colluders] if self._knows_others else []
         rng = np.random.default_rng(_number(order.model.digest, client.id))
         sent = poisoned(self._attack, own, [each for each in others if each is not None] or [own], rng)
-        return CODECS[order.codec].encode(sent, order.codec_seed)
+        return codec_named(order.codec, theirs).encode(sent, order.codec_seed)
 
     @property
     def _knows_others(self) -> bool:
@@ -107,15 +107,15 @@ class Attacker:
         )
         if finished is None or finished.report.outcome is not Reported.TRAINED:
             return None
-        return _decoded(order, finished.payload, received()[0].n_params)
+        return _decoded(order, finished.payload, received()[0])
 
 
 def _nothing() -> Arrays:
     return {}
 
 
-def _decoded(order: Assignment, payload: bytes, n_params: int) -> NDArray[np.float32]:
-    return np.concatenate([block for _, block in CODECS[order.codec].blocks(payload, n_params)])
+def _decoded(order: Assignment, payload: bytes, theirs: ParameterSpec) -> NDArray[np.float32]:
+    return decode_vector(codec_named(order.codec, theirs), payload, theirs.n_params)
 
 
 def _number(digest: str, device: str) -> int:

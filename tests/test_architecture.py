@@ -42,7 +42,7 @@ PURE = {
     "shared": {
         *("algorithms", "chunking", "initial_loss", "messages", "parameters", "topics", "wire", "wire_fields"),
         *("choice", "codec", "floats", "int8", "one_bit", "rotation"),  # of codecs
-        *("feedback", "lossless", "top_k"),
+        *("exact_buffers", "feedback", "lossless", "top_k"),
     },
     "broker": {"config", "faults", "link", "reconnect", "transport"},
     "aggregator": {

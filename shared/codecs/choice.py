@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from shared.codecs.codec import Codec
+from shared.codecs.exact_buffers import ExactBuffers
 from shared.codecs.floats import FLOAT16, FLOAT32
 from shared.codecs.int8 import INT8
 from shared.codecs.lossless import INT8_ZSTD, IS_INSTALLED
 from shared.codecs.one_bit import ONE_BIT
 from shared.codecs.top_k import TOP_1_PERCENT
 from shared.errors import ConfigError
+from shared.parameters import ParameterSpec
 
 __all__ = ["CODECS", "NOT_INSTALLED", "codec_named"]
 
@@ -23,14 +25,21 @@ NOT_INSTALLED: Mapping[str, str] = MappingProxyType(
 """What is missing for a codec that there could be, by its name."""
 
 
-def codec_named(name: str) -> Codec:
+def codec_named(name: str, spec: ParameterSpec | None = None) -> Codec:
     """Return a codec.
+
+    Args:
+        name: on the wire.
+        spec: of the model whose updates it is for, with what travels behind it; None: of vectors without buffers.
 
     Raises:
         ConfigError: there is none of that name.
     """
     try:
-        return CODECS[name]
+        codec = CODECS[name]
     except KeyError:
         hint = NOT_INSTALLED.get(name, f"there are: {', '.join(CODECS)}")
         raise ConfigError(f"no codec {name!r}", hint=hint) from None
+    if spec is None or codec is FLOAT32 or not spec.is_buffer.any():
+        return codec
+    return ExactBuffers(codec, spec.is_buffer)

@@ -14,6 +14,8 @@ from aggregator.part_files import PartFiles
 from aggregator.uploads import Uploads
 from shared.chunking import Bitmap, ChunkLayout
 from shared.messages import Report
+from shared.parameters import ParameterSpec
+from shared.task import Initial
 from simulator.inline_blocking import InlineBlocking
 from tests.aggregator.builders import CHUNK_BYTES, lease_name
 
@@ -66,7 +68,7 @@ class Desk:
             self.uploads,
             self.files,
             InlineBlocking(Random(seed)),
-            n_params=n_params,
+            spec=ParameterSpec.of(Initial({"w": np.zeros(n_params, np.float32)})),
             max_norm=max_norm,
             tell=self.told.append,
         )

@@ -50,7 +50,7 @@ class Desk:
             Uploads(max_bytes=2**20, max_chunks=500),
             PartFiles(folder),
             Threads(),
-            n_params=SPEC.n_params,
+            spec=SPEC,
             max_norm=None,
             tell=self.told.append,
         )

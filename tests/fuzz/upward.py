@@ -84,7 +84,7 @@ class AggregatorWorld:
             self.uploads,
             self.files,
             self.blocking,
-            n_params=SPEC.n_params,
+            spec=SPEC,
             max_norm=MAX_NORM,
             tell=self._inbox.append,
         )
