@@ -1,0 +1,54 @@
+"""Clipping: no update may pull farther than a radius. By the norm of each update, or around a moving centre.
+
+Norm clipping: Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?" (arXiv 1911.07963), §4:
+x_k ← x_k · min(1, M/‖x_k‖), then the weighted mean. It bounds what one device can do to a round by M, and stops no
+patient attacker. Choose it as the first defence: it costs little where M is about the norm of honest updates.
+
+Centered clipping: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (ICML 2021, arXiv
+2012.10333), Algorithm 2: v ← v + (1/n) Σ (x_k − v) · min(1, τ/‖x_k − v‖), several times. Differs: the paper starts from
+the last round's aggregate; a rule of ours keeps nothing between versions and starts from v = 0, so that radius and
+iterations must carry v to where honest updates lie: L · τ is as far as it can go.
+
+Every v is a sum of the updates, so that all of it happens on the Gram matrix. Memory: that matrix, a block of columns.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.rules.cohort import Cohort, weighted_sum
+from aggregator.rules.rule import Delta
+
+__all__ = ["CenteredClipping", "NormClipping"]
+
+ITERATIONS = 3
+
+
+class CenteredClipping:
+    """The mean of differences to a centre, each clipped, around which the next is taken.
+
+    Args:
+        radius: τ, the largest distance to the centre at which an update counts in full.
+        iterations: L.
+    """
+
+    def __init__(self, radius: float, iterations: int = ITERATIONS) -> None:
+        self._radius, self._iterations = radius, iterations
+
+    def check(self, n_updates: int) -> None:
+        """See `CohortRule`: any number will do."""
+
+    def combine(self, cohort: Cohort) -> Delta:
+        """See `CohortRule`."""
+        gram, n = cohort.gram, len(cohort)
+        factors = np.zeros(n)  # v = Σ factors_k x_k
+        for _ in range(self._iterations):
+            across = gram @ factors
+            squares = np.diagonal(gram) - 2 * across + factors @ across
+            kept = _shrinking(np.sqrt(np.maximum(squares, 0.0)), self._radius) / n
+            factors = factors * (1 - kept.sum()) + kept
+        return weighted_sum(cohort, factors)
+
+
+def _shrinking(norms: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+    """Return min(1, radius / norm) for each: (n,) float64."""
+    return np.minimum(1.0, radius / np.maximum(norms, np.finfo(np.float64).tiny))

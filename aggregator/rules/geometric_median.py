@@ -1,0 +1,74 @@
+"""The geometric median, as RFA computes it: the point whose distances to all updates sum to the least.
+
+Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning" (IEEE Trans. Signal Process. 2022, arXiv
+1912.13445), Algorithm 2, the smoothed Weiszfeld iteration: v ← Σ β_k x_k / Σ β_k with β_k = α_k / max(ν, ‖v − x_k‖)
+and α_k the weight of update k. Any n will do; it withstands less than half of the weight. Choose it when devices weigh
+differently, or when the number f that may lie is not known: nothing is to be set.
+
+Differs: the paper starts from v = Σ α_k x_k and stops after three iterations, for each costs a round of secure
+aggregation. From there one update of 1e30 is not left behind in any number of iterations that one would wait for. Ours
+starts from the mean of that half of the weight which is closest to the medoid, measures ν by the same half, and goes on
+until nothing moves. Where both have converged they are equal.
+
+Every v is a mean of the updates, so all of it happens on the Gram matrix, and the updates are read twice however many
+iterations there are. Memory: the Gram matrix, and a block of columns.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.rules.cohort import Cohort, weighted_sum
+from aggregator.rules.rule import Delta
+
+__all__ = ["GeometricMedian"]
+
+ITERATIONS = 500
+"""At most; each costs an (n, n) product. It ends as soon as no factor moves by `SETTLED`."""
+SETTLED = 1e-13
+SMOOTHING = 1e-6
+"""ν, as a share of the distance within which half of the weight lies: an update that v falls upon weighs no more."""
+
+
+class GeometricMedian:
+    """Weiszfeld's iteration, smoothed.
+
+    Args:
+        iterations: at most so many.
+    """
+
+    def __init__(self, iterations: int = ITERATIONS) -> None:
+        self._iterations = iterations
+
+    def check(self, n_updates: int) -> None:
+        """See `CohortRule`: any number will do."""
+
+    def combine(self, cohort: Cohort) -> Delta:
+        """See `CohortRule`."""
+        alpha = cohort.weights / cohort.weights.sum()
+        between = np.sqrt(cohort.squared_distances)
+        from_medoid = between[int(np.argmin(between @ alpha))]
+        is_near = _nearer_half(from_medoid, alpha)
+        factors = alpha * is_near / alpha[is_near].sum()
+        smoothing = SMOOTHING * float(from_medoid[is_near].max())
+        for _ in range(self._iterations if smoothing else 0):  # 0: half of the weight is one and the same update
+            beta = alpha / np.maximum(smoothing, _distances(cohort.gram, factors))
+            before, factors = factors, beta / beta.sum()
+            if np.abs(factors - before).max() < SETTLED:
+                break
+        return weighted_sum(cohort, factors)
+
+
+def _nearer_half(distances: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return the updates that are closest, until they have half of the weight: (n,) bool."""
+    order = np.argsort(distances, kind="stable")
+    is_near = np.zeros(len(alpha), dtype=np.bool_)
+    is_near[order[: int(np.searchsorted(np.cumsum(alpha[order]), 0.5)) + 1]] = True
+    return is_near
+
+
+def _distances(gram: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ‖x_i − Σ_j factors_j x_j‖ for every i: (n,) float64."""
+    across = gram @ factors
+    squares = np.diagonal(gram) - 2 * across + factors @ across
+    found: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
+    return found

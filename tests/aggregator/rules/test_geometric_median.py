@@ -1,0 +1,47 @@
+"""The geometric median: no point is closer to the updates, and a minority moves it little."""
+
+import numpy as np
+import pytest
+
+from aggregator.rules.geometric_median import GeometricMedian
+from tests.aggregator.rules.cohorts import combined, honest
+
+
+def test_no_point_nearby_is_closer_to_all() -> None:
+    """The sum of distances grows in every direction tried, by random and by coordinate."""
+    updates = honest(9, 5).astype(np.float64)
+    found = combined(GeometricMedian(iterations=500), updates)
+    rng = np.random.default_rng(2)
+    least = np.linalg.norm(updates - found, axis=1).sum()
+    for step in [*np.eye(5), *-np.eye(5), *rng.standard_normal((40, 5))]:
+        for length in (1e-2, 1.0):
+            assert np.linalg.norm(updates - found - length * step, axis=1).sum() >= least - 1e-9
+
+
+def test_it_is_a_weighted_one() -> None:
+    """An update that weighs more than all others together is the median itself."""
+    updates = honest(5, 4)
+    found = combined(GeometricMedian(iterations=500), updates, weights=[1, 1, 1, 1, 10])
+    assert found == pytest.approx(updates[4], abs=1e-4)
+
+
+def test_in_one_dimension_it_is_the_median() -> None:
+    """Of an odd number."""
+    updates = np.array([[0.0], [1.0], [2.5], [7.0], [1e6]])
+    assert combined(GeometricMedian(iterations=2000), updates)[0] == pytest.approx(2.5, abs=1e-3)
+
+
+def test_the_same_update_from_all_is_the_result() -> None:
+    """Nothing is divided by nothing; zeros stay zeros."""
+    for value in (0.0, 3.0):
+        assert combined(GeometricMedian(), np.full((4, 3), value)) == pytest.approx(np.full(3, value))
+
+
+@pytest.mark.parametrize("huge", [1e3, 1e30])
+def test_a_minority_far_away_moves_it_no_farther_than_the_honest_spread(huge: float) -> None:
+    """However far away they are."""
+    updates = honest(11, 30)
+    good = updates[4:].astype(np.float64)
+    updates[:4] = huge
+    distance = np.linalg.norm(combined(GeometricMedian(iterations=200), updates) - good.mean(axis=0))
+    assert distance < 3 * np.linalg.norm(good - good.mean(axis=0), axis=1).max()

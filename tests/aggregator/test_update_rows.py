@@ -1,0 +1,48 @@
+"""Rows of updates in a file: what is read back, what is refused, and that nothing stays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.update_rows import UpdateRows
+from shared.errors import InvalidState
+
+
+def blocks(vector: np.ndarray, size: int = 4) -> list[tuple[int, np.ndarray]]:
+    """Return a vector in blocks."""
+    return [(start, vector[start : start + size]) for start in range(0, len(vector), size)]
+
+
+def test_any_columns_are_read_back_to_the_bit(tmp_path: Path) -> None:
+    """Scaled as they were added."""
+    updates = np.random.default_rng(1).standard_normal((5, 30)).astype(np.float32)
+    rows = UpdateRows(tmp_path, 30)
+    for update, scale in zip(updates, (1.0, 0.5, 1.0, 2.0, 1.0), strict=True):
+        rows.append(blocks(update), scale)
+    wanted = updates * np.array([1, 0.5, 1, 2, 1], dtype=np.float32)[:, None]
+    assert rows.n_rows == 5
+    for start, stop in ((0, 30), (7, 8), (29, 30), (3, 22)):
+        assert (rows.columns(start, stop) == wanted[:, start:stop]).all()
+    rows.close()
+
+
+def test_an_update_that_is_not_whole_is_taken_back(tmp_path: Path) -> None:
+    """A short one, and one with a gap; the next one stands in its place."""
+    rows = UpdateRows(tmp_path, 8)
+    vector = np.arange(8, dtype=np.float32)
+    for wrong in (blocks(vector)[:1], blocks(vector)[1:], blocks(np.ones(12, np.float32))):
+        with pytest.raises(InvalidState):
+            rows.append(wrong, 1.0)
+    rows.append(blocks(vector), 1.0)
+    assert rows.n_rows == 1
+    assert (rows.columns(0, 8) == vector).all()
+    rows.close()
+
+
+def test_nothing_of_it_has_a_name(tmp_path: Path) -> None:
+    """So that nothing stays after a crash."""
+    rows = UpdateRows(tmp_path, 8)
+    rows.append(blocks(np.zeros(8, np.float32)), 1.0)
+    assert list(tmp_path.iterdir()) == []
+    rows.close()
