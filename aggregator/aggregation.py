@@ -9,6 +9,7 @@ Not here: when a round is closed (`round_machine.py`), the arithmetic (`rules/`,
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from aggregator.learning_rates import LearningRates
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
-from aggregator.rules import AggregationRule, QFedAvg, RuleState, rule_named
+from aggregator.rules import AggregationRule, CohortRule, OpenRound, QFedAvg, load_cohort_rule, rule_of
 from aggregator.schedule_loading import load_rates
 from aggregator.server_algorithm import algorithm_of
 from aggregator.server_optimizers import ServerOptimizer, advance, load_optimizer
+from aggregator.update_rows import UpdateRows
 from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
@@ -43,6 +45,7 @@ class Aggregation:
         run_blocking: the seam to threads.
         optimizer: moves the model; None: as the settings say, one of the user's own from the current folder.
         rates: at which; None: likewise.
+        over_cohort: how updates become one; None: likewise, or the mean.
 
     Raises:
         ConfigError: the settings name an optimizer or a schedule that there is not.
@@ -57,20 +60,26 @@ class Aggregation:
         run_blocking: RunBlocking,
         optimizer: ServerOptimizer | None = None,
         rates: LearningRates | None = None,
+        over_cohort: CohortRule | None = None,
     ) -> None:
         self.state = state
         self._settings, self._part_files, self._store, self._run_blocking = settings, part_files, store, run_blocking
         server = settings.server
         training = settings.training
         self._algorithm = algorithm_of(training.algorithm, alpha=training.alpha, population=server.population)
-        self._rule: AggregationRule = (
-            rule_named(server.rule, normalize=server.normalize, is_trainable=state.spec.is_trainable)
+        self._rule: AggregationRule[Any] = (
+            rule_of(
+                over_cohort or load_cohort_rule(server.rule, Path.cwd()),
+                partial(UpdateRows, store.folder),
+                normalize=server.normalize,
+                is_trainable=state.spec.is_trainable,
+            )
             if training.q is None
             else QFedAvg(training.q, state.spec.is_trainable)
         )
         self._optimizer = optimizer or load_optimizer(server.optimizer, Path.cwd())
         self._rates = rates or load_rates(settings, Path.cwd())
-        self._sums: dict[int, RuleState] = {}  # into -> what was folded for it
+        self._sums: dict[int, OpenRound] = {}  # into -> what was folded for it
 
     async def fold(self, record: AcceptRecord) -> None:
         """Add a durable update to the sum of its `into`."""
@@ -111,7 +120,7 @@ class Aggregation:
         )
         fold(self._rule_for(record), total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
 
-    def _rule_for(self, record: AcceptRecord) -> AggregationRule:
+    def _rule_for(self, record: AcceptRecord) -> AggregationRule[Any]:
         """Return the rule, which for q-FedAvg is told what one update began with."""
         if not isinstance(self._rule, QFedAvg):
             return self._rule

@@ -59,7 +59,7 @@ def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: s
         return f"server.population is of scaffold and feddyn alone, and algorithm = {algorithm}: leave it out"
     if algorithm == "qfedavg":
         own = (
-            (str(server.rule) != "mean", f"server.rule = {server.rule}", _OWN_RULE, "rule = mean"),
+            (server.rule.name != "mean", f"server.rule = {server.rule.name}", _OWN_RULE, "rule = mean"),
             (server.normalize != "none", f"server.normalize = {server.normalize}", _OWN_RULE, "normalize = none"),
         )
         return _first(algorithm, own)
@@ -70,7 +70,8 @@ def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: s
         (max_staleness > 0, late, "a late update was corrected by what the server knew before", "mode = sync"),
         (server.weighting != "uniform", f"server.weighting = {server.weighting}", _SUM, "weighting = uniform"),
         (server.reweight != "off", f"server.reweight = {server.reweight}", _SUM, "reweight = off"),
-        (str(server.rule) != "mean", f"server.rule = {server.rule}", _SUM, "rule = mean"),
+        (server.rule.name != "mean", f"server.rule = {server.rule.name}", _SUM, "rule = mean"),
+        (server.clip_norm is not None, f"server.clip_norm = {server.clip_norm}", _SUM, "max_norm"),
         (
             algorithm == "feddyn" and server.normalize != "none",
             f"server.normalize = {server.normalize}",

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from aggregator.algorithm_limits import contradiction, filled_for_algorithm
 from aggregator.learning_settings import ServerSettings, TrainingSettings
 from aggregator.modes import Mode, filled, filled_round
+from aggregator.rule_limits import filled_for_rule, rule_contradiction
 from aggregator.section import Seconds, Section
 from broker.config import BrokerSettings
 from shared.topics import NAME
@@ -281,7 +282,7 @@ class Settings(Section):
         """Fill what the algorithm needs, and the knobs of the mode that stand in other tables than `round`."""
         if not isinstance(given, Mapping) or not isinstance(given.get("round"), Mapping):
             return given
-        given = filled_for_algorithm(given)
+        given = filled_for_rule(filled_for_algorithm(given))
         table = given["round"]
         window = table.get("window_s")
         window_max_s = window.get("max") if isinstance(window, Mapping) else getattr(window, "max", None)
@@ -314,6 +315,8 @@ class Settings(Section):
             )
         staleness = self.round.max_staleness
         if cause := contradiction(self.training, self.server, mode=mode, max_staleness=staleness):
+            raise ValueError(cause)
+        if cause := rule_contradiction(self.server, quorum=self.round.quorum_count):
             raise ValueError(cause)
         if (
             self.stop.rounds is None

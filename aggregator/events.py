@@ -95,6 +95,7 @@ class Verified:
     offline_seconds: float = 0.0
     loss: float | None = None
     initial_loss: float | None = None
+    norm: float = 0.0
     data: bytes | None = None
 
 

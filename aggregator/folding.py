@@ -7,15 +7,18 @@ Not here: the sum itself (`rules/`), the order of folding (`round_machine.py`), 
 """
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules import AggregationRule, RuleState
+from aggregator.rules import AggregationRule, OpenRound
 from shared.codecs import Bytes, Codec, Readable
 from shared.errors import PeerError, Reason
 
 __all__ = ["fold", "verify"]
+
+S = TypeVar("S", bound=OpenRound)
 
 
 def verify(codec: Codec, data: Bytes | Readable, n_params: int, *, max_norm: float | None = None) -> float:
@@ -42,8 +45,8 @@ def verify(codec: Codec, data: Bytes | Readable, n_params: int, *, max_norm: flo
 
 
 def fold(
-    rule: AggregationRule,
-    state: RuleState,
+    rule: AggregationRule[S],
+    state: S,
     codec: Codec,
     data: Bytes | Readable,
     *,
@@ -62,7 +65,7 @@ def fold(
         scale: factor on the update itself.
         n_steps: that its device took.
     """
-    rule.accumulate(state, codec.blocks(data, len(state.total)), weight, scale=scale, n_steps=n_steps)
+    rule.accumulate(state, codec.blocks(data, state.n_params), weight, scale=scale, n_steps=n_steps)
 
 
 def _squares(block: NDArray[np.float32]) -> float:

@@ -237,22 +237,22 @@ class Intake:
 
     async def _check_file(self, lease: str) -> None:
         stored = await self._run_blocking(Lane.DISK, partial(self._part_files.open, lease))
-        await self._check(stored.report, stored.data)
-        self._tell(_verified(stored.report, None))
+        norm = await self._check(stored.report, stored.data)
+        self._tell(_verified(stored.report, None, norm))
 
     async def _check_inline(self, report: Report, data: bytes) -> None:
         if await self._run_blocking(Lane.COMPUTE, partial(sha256_hex, data)) != report.sha256:
             raise PeerError(Reason.DIGEST, "the data do not match their sha256")
-        await self._check(report, data)
-        self._tell(_verified(report, data))
+        norm = await self._check(report, data)
+        self._tell(_verified(report, data, norm))
 
-    async def _check(self, report: Report, data: bytes | FileBytes) -> None:
+    async def _check(self, report: Report, data: bytes | FileBytes) -> float:
         codec = codec_named(report.codec, self._spec)
         work = partial(verify, codec, data, self._spec.n_params, max_norm=self._max_norm)
-        await self._run_blocking(Lane.COMPUTE, work)
+        return await self._run_blocking(Lane.COMPUTE, work)
 
 
-def _verified(report: Report, data: bytes | None) -> Verified:
+def _verified(report: Report, data: bytes | None, norm: float) -> Verified:
     if report.num_examples is None or report.size is None or report.sha256 is None:
         raise PeerError(Reason.FIELDS, "a trained report has num_examples, size and sha256")
     return Verified(
@@ -267,6 +267,7 @@ def _verified(report: Report, data: bytes | None) -> Verified:
         offline_seconds=report.offline_seconds,
         loss=_mean_of(report, "loss"),
         initial_loss=_mean_of(report, INITIAL_LOSS),
+        norm=norm,
         data=data,
     )
 

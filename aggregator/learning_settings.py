@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from aggregator.optimizer_settings import OptimizerSettings
+from aggregator.rule_settings import RuleSettings
 from aggregator.schedule_settings import ScheduleSettings
 from aggregator.section import Seconds, Section
 from shared.codecs import CODECS, NOT_INSTALLED
@@ -82,7 +83,7 @@ class TrainingSettings(Section):
 class ServerSettings(Section):
     """How updates combine."""
 
-    rule: Literal["mean"] = "mean"
+    rule: RuleSettings = RuleSettings()
     normalize: Literal["none", "steps"] = Field(
         "none", description="steps: an update counts by the step, whoever took more of them (FedNova); semi-sync: steps"
     )
@@ -98,6 +99,12 @@ class ServerSettings(Section):
         ge=1,
         description="scaffold, feddyn: devices over which the server's part is a mean, at least; unset: those with an "
         "update that counted so far",
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="an update with a larger 2-norm is scaled down to it; unset: none is",
     )
     max_norm: float | None = Field(None, gt=0, description="an update with a larger 2-norm is rejected; unset: none is")
     init_from: Path | None = Field(

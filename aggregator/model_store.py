@@ -70,16 +70,16 @@ class ModelStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, version: int) -> Path:
         """Return where a version lies, or would."""
-        return self._folder / f"{version:08d}.safetensors"
+        return self.folder / f"{version:08d}.safetensors"
 
     def versions(self) -> list[int]:
         """Return the versions on disk in ascending order."""
-        return sorted(int(path.stem) for path in self._folder.glob(f"{'[0-9]' * 8}.safetensors"))
+        return sorted(int(path.stem) for path in self.folder.glob(f"{'[0-9]' * 8}.safetensors"))
 
     def save(self, state: ServerState) -> Path:
         """Write a version; when this returns, it is durable. Writing it again gives the same tensors."""
@@ -105,7 +105,7 @@ class ModelStore:
             ConfigError: it is missing or damaged.
         """
         path = self.path(version)
-        hint = f"versions in {self._folder}: {', '.join(map(str, self.versions())) or 'none'}"
+        hint = f"versions in {self.folder}: {', '.join(map(str, self.versions())) or 'none'}"
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 metadata: dict[str, str] = file.metadata() or {}

@@ -145,7 +145,16 @@ async def open_run(
     state = await run_blocking(Lane.DISK, partial(load, machine.version))
     machine.tally.states.adopt(state.optimizer)
     await run_blocking(Lane.DISK, partial(_check_updates, machine, part_files, folder))
-    aggregation = Aggregation(settings, state, part_files, store, run_blocking, plug_ins.optimizer, plug_ins.rates)
+    aggregation = Aggregation(
+        settings,
+        state,
+        part_files,
+        store,
+        run_blocking,
+        plug_ins.optimizer,
+        plug_ins.rates,
+        plug_ins.over_cohort,
+    )
     for record in machine.tally.accepted():
         await aggregation.fold(record)
     await _note_settings(settings, journal, recovered, machine)

@@ -1,4 +1,4 @@
-"""What of the settings may be a user's own, loaded: who is asked, how the model moves, and at which rates.
+"""What of the settings may be a user's own, loaded: who is asked, how updates combine, how the model moves, how fast.
 
 Not here: how each is loaded (`rule_loading.py`, `schedule_loading.py`, `server_optimizers/choice.py`).
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from aggregator.config import Settings
 from aggregator.learning_rates import LearningRates
 from aggregator.rule_loading import load_rule
+from aggregator.rules import CohortRule, load_cohort_rule
 from aggregator.schedule_loading import load_rates
 from aggregator.selection import SelectionRule
 from aggregator.server_optimizers import ServerOptimizer, load_optimizer
@@ -24,11 +25,13 @@ class PlugIns:
         rule: who is asked.
         optimizer: moves the model.
         rates: with which devices train, and the server steps.
+        over_cohort: how updates become one; None: by a streaming rule.
     """
 
     rule: SelectionRule
     optimizer: ServerOptimizer
     rates: LearningRates
+    over_cohort: CohortRule | None
 
 
 def load_plug_ins(settings: Settings, folder: Path) -> PlugIns:
@@ -42,4 +45,10 @@ def load_plug_ins(settings: Settings, folder: Path) -> PlugIns:
         ConfigError: one cannot be imported, or lacks a method; a schedule gives no rate for the first version.
     """
     rule = load_rule(settings.selection, folder)
-    return PlugIns(rule, load_optimizer(settings.server.optimizer, folder), load_rates(settings, folder))
+    server = settings.server
+    return PlugIns(
+        rule,
+        load_optimizer(server.optimizer, folder),
+        load_rates(settings, folder),
+        load_cohort_rule(server.rule, folder),
+    )

@@ -27,7 +27,7 @@ FIXED: Mapping[str, str] = MappingProxyType(
     }
 )
 """What cannot change within a run, and why."""
-_OF_THE_STEP = ("server.rule", "server.normalize", "server.population", "training.q")
+_OF_THE_STEP = ("server.normalize", "server.population", "training.q")
 _ACCEPTED_FROM_NOW = "for updates that are accepted from now on"
 _SINCE: Mapping[str, str] = MappingProxyType(
     {
@@ -36,6 +36,7 @@ _SINCE: Mapping[str, str] = MappingProxyType(
         "round.staleness_exponent": _ACCEPTED_FROM_NOW,
         "server.weighting": _ACCEPTED_FROM_NOW,
         "server.reweight": _ACCEPTED_FROM_NOW,
+        "server.clip_norm": _ACCEPTED_FROM_NOW,
         "server.max_norm": _ACCEPTED_FROM_NOW,
         "evaluation": "from the next evaluation on",
     }
@@ -88,7 +89,7 @@ def refuse_fixed(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) 
 def _is_of_the_step(key: str, algorithm: str) -> bool:
     """Whether the server steps with it when it makes a version; with fedsgd, devices leave their rate to it."""
     is_rate = key == "training.learning_rate" or key.startswith("training.schedule")
-    is_of_server = key.startswith("server.optimizer") or key in _OF_THE_STEP
+    is_of_server = key.startswith(("server.optimizer", "server.rule")) or key in _OF_THE_STEP
     return is_of_server or (is_rate and algorithm == "fedsgd")
 
 

@@ -11,7 +11,7 @@ from aggregator.leases import Lease, LeaseBook, LeaseState
 from aggregator.phases import EndCause
 from aggregator.records import AcceptRecord
 from aggregator.reweighting import finishing_factor
-from aggregator.rules import weight_of
+from aggregator.rules import clip_scale, weight_of
 from aggregator.staleness import discount, staleness
 from aggregator.track_records import TrackRecords
 from shared.algorithms import STATEFUL
@@ -84,7 +84,7 @@ class Tally:
             weight=weight_of(weighting, update.num_examples, knobs.max_examples) * self._reweight(lease),
             num_examples=update.num_examples,
             n_steps=update.n_steps,
-            clip_scale=1.0,
+            clip_scale=clip_scale(update.norm, self._settings.server.clip_norm),
             discount=discount(staleness(self.building, lease.record.base_version), knobs.staleness_exponent),
             codec=update.codec,
             size=update.size,

@@ -51,7 +51,9 @@ PURE = {
         *("algorithm_limits", "device_states", "server_algorithm"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
-        *("choice", "mean", "qfedavg", "rule"),  # of rules
+        *("clipping", "cohort", "geometric_median", "krum", "mean", "median", "mixing", "qfedavg"),  # of rules
+        "rule",
+        *("rule_limits", "rule_settings"),
         *("adaptive", "momentum", "optimizer"),  # of server_optimizers
         *("learning_rates", "learning_settings", "optimizer_settings", "schedule_settings", "schedules"),
         *("reweighting", "section"),

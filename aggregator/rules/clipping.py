@@ -1,10 +1,6 @@
-"""Clipping: no update may pull farther than a radius. By the norm of each update, or around a moving centre.
+"""Centered clipping: no update may pull farther than a radius from a moving centre.
 
-Norm clipping: Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?" (arXiv 1911.07963), §4:
-x_k ← x_k · min(1, M/‖x_k‖), then the weighted mean. It bounds what one device can do to a round by M, and stops no
-patient attacker. Choose it as the first defence: it costs little where M is about the norm of honest updates.
-
-Centered clipping: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (ICML 2021, arXiv
+Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (ICML 2021, arXiv
 2012.10333), Algorithm 2: v ← v + (1/n) Σ (x_k − v) · min(1, τ/‖x_k − v‖), several times. Differs: the paper starts from
 the last round's aggregate; a rule of ours keeps nothing between versions and starts from v = 0, so that radius and
 iterations must carry v to where honest updates lie: L · τ is as far as it can go.
@@ -18,7 +14,7 @@ from numpy.typing import NDArray
 from aggregator.rules.cohort import Cohort, weighted_sum
 from aggregator.rules.rule import Delta
 
-__all__ = ["CenteredClipping", "NormClipping"]
+__all__ = ["CenteredClipping"]
 
 ITERATIONS = 3
 

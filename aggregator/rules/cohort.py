@@ -35,7 +35,9 @@ Matrix = NDArray[np.float64]
 class Rows(Protocol):
     """Where updates lie until their round is closed."""
 
-    n_rows: int
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
 
     def append(self, blocks: Blocks, scale: float) -> None:
         """Add an update.
@@ -154,7 +156,7 @@ class OverCohort:
         return CohortState(self._new_rows(n_params), n_params)
 
     def accumulate(
-        self, state: CohortState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: int = 1
+        self, state: CohortState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
     ) -> None:
         if not (0 < weight < np.inf):
             raise InvalidState(f"an update with weight {weight!r}")

@@ -9,14 +9,14 @@ Not here: the rules themselves, one family a file; whether an update is believed
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.codecs import BLOCK_PARAMS
 
-__all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "RuleState", "weight_of"]
+__all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "OpenRound", "RuleState", "clip_scale", "weight_of"]
 
 Delta: TypeAlias = NDArray[np.float64]
 Blocks: TypeAlias = Iterable[tuple[int, NDArray[np.float32]]]
@@ -39,16 +39,34 @@ class RuleState:
     steps: float = 0.0
     n_updates: int = 0
 
+    @property
+    def n_params(self) -> int:
+        """Of the model."""
+        return len(self.total)
 
-class AggregationRule(Protocol):
+
+class OpenRound(Protocol):
+    """What the engine may know of a rule's state."""
+
+    @property
+    def n_params(self) -> int:
+        """Of the model."""
+
+    @property
+    def n_updates(self) -> int:
+        """How many were added."""
+
+
+S = TypeVar("S", bound=OpenRound)
+
+
+class AggregationRule(Protocol[S]):
     """A pure triple: begin, add, finish."""
 
-    def init(self, n_params: int) -> RuleState:
+    def init(self, n_params: int) -> S:
         """Return the state before the first update."""
 
-    def accumulate(
-        self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
-    ) -> None:
+    def accumulate(self, state: S, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1) -> None:
         """Add one update to `state`.
 
         Args:
@@ -63,12 +81,26 @@ class AggregationRule(Protocol):
                 is spoilt in the latter case.
         """
 
-    def finalize(self, state: RuleState) -> Delta:
+    def finalize(self, state: S) -> Delta:
         """Return the aggregated delta: (n_params,) float64, `state`'s own buffer. The state is used up.
 
         Raises:
             InvalidState: nothing was accumulated.
         """
+
+
+def clip_scale(norm: float, clip_norm: float | None) -> float:
+    """Return the factor with which an update has at most a norm: min(1, clip_norm / norm).
+
+    Sun, Kairouz, Suresh, McMahan, "Can You Really Backdoor Federated Learning?" (arXiv 1911.07963), §4. It bounds what
+    one device can do to a version, whatever the rule, and stops no patient attacker. It costs little where the bound is
+    about the norm of honest updates.
+
+    Args:
+        norm: 2-norm of the update, >= 0.
+        clip_norm: > 0; None: no update is clipped.
+    """
+    return 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
 
 
 def weight_of(weighting: Literal["examples", "uniform"], num_examples: int, max_examples: int | None = None) -> float:

@@ -62,7 +62,7 @@ def test_metric_falls_when_it_is_a_loss_or_has_an_upper_bound(stop: dict[str, An
             "fedsgd is synchronous only",
         ),
         ({"round": {"max_staleness": 2}, "training": {"algorithm": "fedsgd"}}, "fedsgd is synchronous only"),
-        ({"server": {"rule": "median"}}, "'mean'"),
+        ({"server": {"rule": "medain"}}, "there are mean"),
         ({"round": {"goal": 3}}, "Extra inputs"),
     ],
 )

@@ -10,8 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from aggregator import events as ev
+from aggregator.folding import verify
 from aggregator.part_files import SYNC_CHUNKS, PartFiles
 from shared.chunking import ChunkLayout
+from shared.codecs import CODECS
 from shared.errors import PeerError, Reason
 from tests.aggregator.builders import CHUNK_BYTES, a_report, an_offer, lease_name
 from tests.aggregator.intake_desk import LEASE, Desk, an_update, working
@@ -26,9 +28,10 @@ async def test_chunks_become_a_verified_update(tmp_path: Path) -> None:
         report = an_offer(update)
         desk.offer(report)
         await desk.send(update)
+    digest, norm = str(report.sha256), verify(CODECS["float32"], update, len(update) // 4)
     assert desk.told == [
         ev.Verified(
-            lease=LEASE, num_examples=10, n_steps=3, codec="float32", size=len(update), sha256=str(report.sha256)
+            lease=LEASE, num_examples=10, n_steps=3, codec="float32", size=len(update), sha256=digest, norm=norm
         )
     ]
     assert bytes(desk.files.open(LEASE).data) == update

@@ -253,7 +253,7 @@ async def test_missing_version_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such version"):
         async with opened(settings, *rows):
             pass
-    for path in ModelStore(tmp_path / run_name(settings) / "versions")._folder.iterdir():
+    for path in ModelStore(tmp_path / run_name(settings) / "versions").folder.iterdir():
         path.unlink()
     with pytest.raises(ConfigError, match="no such version"):
         async with opened(settings):

@@ -180,3 +180,12 @@ def test_update_of_a_device_that_seldom_finishes_counts_more() -> None:
         _, always, seldom = (record.weight for record in books.tally.accepted())
         assert (seldom > 2 * always) is is_more
         assert is_more or seldom == always
+
+
+def test_clipped_update_counts_with_the_factor_to_the_bound() -> None:
+    """One that is longer than `clip_norm` is scaled down to it; its row says by how much."""
+    books = Books(server={"clip_norm": 2.0})
+    for device, norm in (("a", 8.0), ("b", 2.0), ("c", 0.0)):
+        name = books.lease(device)
+        books.tally.accept(books.leases[name], replace(a_verdict(name), norm=norm), 1, now=1.0)
+    assert [record.clip_scale for record in books.tally.accepted()] == [0.25, 1.0, 1.0]

@@ -24,7 +24,7 @@ from aggregator.part_files import PartFiles
 from aggregator.phases import PauseCause
 from aggregator.reception import Reception
 from aggregator.round_machine import RoundMachine
-from aggregator.rules import RuleState, rule_named
+from aggregator.rules import Mean, RuleState
 from aggregator.uploads import Uploads
 from broker.transport import Message
 from shared.codecs import CODECS
@@ -99,7 +99,7 @@ class AggregatorWorld:
             tell=self._inbox.append,
         )
         self._words = Announcements(settings, run=RUN, machine=self.machine, instance="fuzz")
-        self._rule = rule_named("mean")
+        self._rule = Mean()
         self._sums: dict[int, RuleState] = {}
         self._spent: dict[int, list[str]] = {}
         self.devices = HostileDevices(rng, topics, RUN, self.machine.leases, self.uploads)

@@ -13,6 +13,7 @@ from aggregator import commands as cmd
 from aggregator.config import Settings
 from aggregator.part_files import PartFiles
 from aggregator.row_writer import RowWriter
+from aggregator.rules import RuleState
 from aggregator.version_making import VersionMaking
 from edge_client.report_files import REPORT
 from edge_client.state_folder import write_durably
@@ -121,7 +122,9 @@ def test_update_that_is_folded_twice_is_found(monkeypatch: pytest.MonkeyPatch) -
         await fold(self, command)
         if command.record.seq == 7:
             await fold(self, command)
-            self._aggregation._sums[command.record.into].n_updates -= 1
+            total = self._aggregation._sums[command.record.into]
+            assert isinstance(total, RuleState)
+            total.n_updates -= 1
 
     monkeypatch.setattr(VersionMaking, "_fold", twice)
     assert "is not what its" in first_violations()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregator.rules import BLOCK_PARAMS, Blocks, Delta, Mean, rule_named, weight_of
+from aggregator.rules import BLOCK_PARAMS, Blocks, Delta, Mean, weight_of
 from shared.errors import InvalidState
 
 VALUES = st.floats(-1e6, 1e6, width=32)
@@ -129,7 +129,7 @@ def test_finalize_without_updates_is_refused() -> None:
 
 def by_steps(*updates: tuple[list[float], float, int], is_trainable: list[bool]) -> list[float]:
     """Return FedNova's mean of (delta, weight, steps)."""
-    rule = rule_named("mean", normalize="steps", is_trainable=np.array(is_trainable))
+    rule = Mean(np.array(is_trainable))
     state = rule.init(len(is_trainable))
     for delta, weight, n_steps in updates:
         rule.accumulate(state, in_blocks(np.array(delta, dtype=np.float32)), weight, n_steps=n_steps)
