@@ -2,19 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from aggregator.evaluation import central_metrics
 from aggregator.explain import explain
 from aggregator.history import RunHistory
+from shared.errors import ConfigError
 from shared.task import Client
-from shared.torch_task import Batch, TorchTask
+from shared.torch_task import Batch, TorchTask, momentum, sgd
 from shared.torch_task.division import BASE
 from simulator.fleet import Fleet
 from tests.integration.linear import some_settings
@@ -71,7 +74,7 @@ def _adapters(scale: float = 1.0) -> TorchTask:
     )
 
 
-def _heights() -> TorchTask:
+def _heights(**changes: Any) -> TorchTask:
     def height(client: Client | None) -> float:
         return 0.0 if client is None else 4.0 * int(client.id[1:]) - 6.0
 
@@ -82,6 +85,8 @@ def _heights() -> TorchTask:
         test_data=lambda client: _points(99, height(client)),
         personal=["height"],
         head_epochs=4,
+        optimizer=momentum if "keep_optimizer" in changes else sgd,
+        **changes,
     )
 
 
@@ -140,3 +145,62 @@ async def test_personal_heads_fit_their_devices_better_than_the_global_model_doe
         assert isinstance(metrics["loss"], tuple)
         assert isinstance(metrics["personal_loss"], tuple)
         assert metrics["personal_loss"][0] < metrics["loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("training", "kind"),
+    [({"algorithm": "scaffold"}, "adapters"), ({"algorithm": "feddyn", "alpha": 0.5}, "heights")],
+)
+async def test_algorithms_that_keep_state_go_with_parts_that_do_not_travel(
+    tmp_path: Path, training: dict[str, Any], kind: str
+) -> None:
+    """Personal entries, an optimizer's moments and the algorithm's own state lie side by side on a device."""
+    rounds: dict[str, Any] = {"report_goal": N_DEVICES, "over_selection": 1.0, "quorum": 1.0}
+    settings = some_settings(
+        tmp_path,
+        round=rounds,
+        training={"epochs": 5, "learning_rate": 0.05, **training},
+        stop={"rounds": 5, "metric": "loss"},
+        evaluation={"at_end": True, "devices": N_DEVICES},
+    )
+    task = _adapters() if kind == "adapters" else _heights(keep_optimizer=True)
+    async with Fleet(settings, task, tmp_path) as fleet:
+        fleet.start_aggregator()
+        for i in range(N_DEVICES):
+            fleet.add(f"d{i}")
+        result = await fleet.result()
+    assert (result.version, result.counts["accepted"], result.counts["failed"]) == (5, 20, 0)
+    (last,) = RunHistory.read(result.history).evaluations
+    assert (last.n_asked, last.n_devices) == (N_DEVICES, N_DEVICES)
+    if kind == "heights":
+        assert last.metrics["personal_loss"].p50 < last.metrics["loss"].p50 / 2
+    else:
+        assert "personal_loss" not in last.metrics
+        start = task.evaluate(task.initial_parameters(1).parameters, None, {})
+        assert start is not None
+        assert last.metrics["loss"].value < central_metrics(start)["loss"]
+
+
+async def test_adapters_are_a_warm_start_on_their_own_base_only(tmp_path: Path) -> None:
+    """The file names its base: on another, its adapters mean nothing, and it is refused."""
+    torch.manual_seed(1)
+    path = tmp_path / "adapters.safetensors"
+    own, other = _adapters(), _adapters(1.5)
+    save_file({name: torch.from_numpy(array) for name, array in own.initial_parameters(7).parameters.items()}, path)
+    settings = some_settings(tmp_path, server={"init_from": path}, stop={"rounds": 1}, training={"learning_rate": 1e-9})
+    async with Fleet(settings, own, tmp_path) as fleet:
+        fleet.start_aggregator()
+        for i in range(6):
+            fleet.add(f"d{i + 1}")
+        result = await fleet.result()
+    assert torch.allclose(load_file(result.model)["lora_a"], load_file(path)["lora_a"])
+    again = settings.model_copy(update={"run": "again"})
+
+    async def start_on_another() -> None:
+        async with Fleet(again, other, tmp_path) as fleet:
+            fleet.start_aggregator()
+            await fleet.result()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await start_on_another()
+    assert caught.group_contains(ConfigError, match=BASE)
