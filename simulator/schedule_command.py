@@ -65,7 +65,8 @@ def schedules(
 
     Each seed draws a fleet of at least 8 devices for 5 rounds, at least 3 misbehaviours of the broker and at least 2
     crashes: SIGKILLs and power cuts, at any instant or within a write. The real aggregator and devices run in it, on a
-    real journal. At the end every receipt is held against the journal, and the model is made again from it, to the bit.
+    real journal. At the end every receipt is held against the journal, and the model is made again from it, to the bit,
+    as is, with SCAFFOLD and FedDyn, what every device keeps.
 
     Exit codes: 0 everything held, 1 a schedule failed, 2 the options make no sense.
     """

@@ -23,7 +23,7 @@ from aggregator.records import ConfigRecord
 from edge_client.config import EdgeSettings, TimerSettings
 from shared.blocking import Lane
 from shared.codecs import codec_named
-from shared.errors import ConfigError, leaf_of
+from shared.errors import ConfigError, Reason, leaf_of
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import DelayRange
 from simulator.lossy_disk import LossyDisk, Machine, Step
@@ -54,6 +54,7 @@ class Verdict:
         violations: what must not be; none: it holds.
         n_crashes: deaths that came to pass.
         n_accepted: updates that count.
+        n_states: states on devices' disks that were held against the journal.
         virtual_s: how long the fleet took.
         journal: sha-256 of its rows, but for the configuration, which names folders; equal runs have equal ones.
     """
@@ -62,6 +63,7 @@ class Verdict:
     violations: tuple[str, ...]
     n_crashes: int = 0
     n_accepted: int = 0
+    n_states: int = 0
     virtual_s: float = 0.0
     journal: str = ""
 
@@ -137,6 +139,7 @@ class _Run:
             violations=tuple(self._witness.violations),
             n_crashes=self._n_crashes,
             n_accepted=self._n_accepted,
+            n_states=self._witness.n_states,
             virtual_s=round(self._ended_at, 3),
             journal=self._journal,
         )
@@ -164,6 +167,7 @@ class _Run:
                     crash.victim == name and crash.is_power_cut for crash in schedule.crashes
                 )
             fleet.start_aggregator()
+            self._witness.folders = {device: edge.state_folder(device) for device in schedule.links}
             for device, link in schedule.links.items():
                 fleet.add(device, link=link, delays=DELAYS)
             async with asyncio.TaskGroup() as group:
@@ -202,6 +206,9 @@ class _Run:
                 await fleet.kill(crash.victim, power_cut=rng)
             self._n_crashes += 1
             self._say(f"{crash}: dead")
+            if crash.loses_folder:
+                shutil.rmtree(self._witness.folders[crash.victim], ignore_errors=True)
+                self._witness.forgetful.add(crash.victim)
             await asyncio.sleep(crash.down_s)
             self._start(fleet, crash.victim)
 
@@ -250,8 +257,10 @@ class _Run:
         self._tell(line if self._loop is None else f"{self._loop.time():10.3f} s  {line}")
 
     def _on_log(self, logger: object, level: str, event: MutableMapping[str, Any]) -> str:
-        """See what services log at level error: they may not, unless a disk is full."""
+        """See what services log at level error: they may not, unless a disk is full, or a folder was deleted."""
         name = str(event.get("event"))
-        if not (self._is_full and any(words in str(event) for words in NO_ROOM)):
+        has_no_room = self._is_full and any(words in str(event) for words in NO_ROOM)
+        has_forgotten = event.get("reason") == str(Reason.STATE) and event.get("device") in self._witness.forgetful
+        if not (has_no_room or has_forgotten):
             self._witness.note(f"log: {name} { ({k: v for k, v in event.items() if k not in ('event', 'exc_info')}) }")
         return ""

@@ -4,14 +4,33 @@ An update is drawn from the seed in its work order, so that a device that trains
 remembers each update that it made by the sha-256 of its encoding: that is what the journal is held against.
 """
 
+from collections import defaultdict
+from dataclasses import dataclass
+
 import numpy as np
 
 from shared.chunking import sha256_hex
 from shared.codecs import Codec
-from shared.parameters import ParameterSpec, delta_of
-from shared.task import Arrays, Client, Evaluated, Initial, Trained, Work
+from shared.parameters import ParameterSpec, Vector, delta_of
+from shared.task import Arrays, Client, Evaluated, Initial, Work
+from shared.task import Trained as Result
 
-__all__ = ["DrawnTask"]
+__all__ = ["DrawnTask", "Trained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One training: what it added to the model, and what its gradients were to be corrected by.
+
+    Args:
+        delta: (n_params,) float32.
+        correction: (n_params,) float32; zeros when there was none.
+        mu: of the pull.
+    """
+
+    delta: Vector
+    correction: Vector
+    mu: float
 
 
 class DrawnTask:
@@ -23,26 +42,31 @@ class DrawnTask:
     """
 
     def __init__(self, n_params: int, codec: Codec) -> None:
-        self._n_params, self._codec = n_params, codec
+        self.n_params, self._codec = n_params, codec
         self._spec = ParameterSpec.of(self.initial_parameters(0))
         self.made: dict[str, bytes] = {}
-        """Encoded updates by their sha-256."""
+        """Encoded deltas by their sha-256."""
+        self.trained: defaultdict[tuple[str, int], list[Trained]] = defaultdict(list)
+        """Each training, by device and seed."""
 
     def initial_parameters(self, seed: int) -> Initial:
         """See `Task`."""
-        return Initial({"weights": np.random.default_rng(seed).standard_normal(self._n_params).astype(np.float32)})
+        return Initial({"weights": np.random.default_rng(seed).standard_normal(self.n_params).astype(np.float32)})
 
-    def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+    def train(self, parameters: Arrays, work: Work, client: Client) -> Result:
         """See `Task`."""
         rng = np.random.default_rng([work.seed, *client.id.encode()])
-        step = rng.standard_normal(self._n_params).astype(np.float32)
+        step = rng.standard_normal(self.n_params).astype(np.float32)
         work.progress(1, 1)
-        trained = Trained(
+        trained = Result(
             parameters={"weights": parameters["weights"] + step},
             num_examples=int(rng.integers(1, 100)),
             n_steps=int(rng.integers(1, 100)),
         )
-        payload = self._codec.encode(delta_of(trained, self._spec.flatten(parameters), self._spec), 0)
+        delta = delta_of(trained, self._spec.flatten(parameters), self._spec)
+        correction = self._spec.flatten({"weights": np.zeros(self.n_params), **work.correction})
+        self.trained[client.id, work.seed].append(Trained(delta, correction, work.mu))
+        payload = self._codec.encode(delta, 0)
         self.made[sha256_hex(payload)] = payload
         return trained
 

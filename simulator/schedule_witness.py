@@ -17,18 +17,20 @@ from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.evaluation import TaskEvaluator
 from aggregator.leases import LeaseState
-from aggregator.model_store import ModelStore
+from aggregator.model_store import ModelStore, ServerState
 from aggregator.opening import first_state
 from aggregator.part_files import PartFiles
 from aggregator.publishing import model_blob
 from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, OutcomeRecord, Record
 from aggregator.results import RunResult
+from shared.algorithms import STATEFUL
 from shared.blocking import at_once
 from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported, Round
 from shared.wire import decode
 from simulator.disk_image import Image
 from simulator.fleet import AGGREGATOR
 from simulator.lossy_disk import Machine
+from simulator.schedule_states import StateBooks
 from simulator.schedule_task import DrawnTask
 
 __all__ = ["Witness"]
@@ -50,6 +52,10 @@ class Witness:
         """Devices whose disk was full: what they finished meanwhile lived in their memory alone."""
         self.is_over = False
         """Whether the run has ended: from then on devices settle by themselves what they still hold."""
+        self.folders: dict[str, Path] = {}
+        """Of the devices, by name."""
+        self.n_states = 0
+        """States on devices' disks that were held against the journal."""
         self._task, self._say = task, say
         self._version = 0
         self._said: dict[str, tuple[Outcome, str | None]] = {}
@@ -130,7 +136,7 @@ class Witness:
             self.note("a device counts twice for one version")
         self._judge_outcomes(accepted, final, leased, result)
         for record in accepted:
-            self._judge_update(record)
+            self._judge_update(record, settings)
         await self._replay(settings, result, records, folder)
 
     def _judge_outcomes(
@@ -160,11 +166,11 @@ class Witness:
         if counts != {**counts, **result.counts} or sum(result.counts.values()) != len(trained):
             self.note(f"the journal counts {counts} of {len(trained)} leases, the aggregator {result.counts}")
 
-    def _judge_update(self, record: AcceptRecord) -> None:
+    def _judge_update(self, record: AcceptRecord, settings: Settings) -> None:
         device, report = self._offered.get(record.lease, ("nobody", None))
         if device != record.device or report is None or report.sha256 != record.sha256:
             self.note(f"lease {record.lease} counts with {record.sha256}, which {record.device} never offered")
-        if record.sha256 not in self._task.made:
+        if record.sha256 not in self._task.made and settings.training.algorithm != "scaffold":  # which sends more
             self.note(f"lease {record.lease} counts with an update that no device has computed")
         elif record.data is not None and hashlib.sha256(record.data).hexdigest() != record.sha256:
             self.note(f"row {record.seq} holds other bytes than it says")
@@ -174,9 +180,16 @@ class Witness:
         state = await first_state(settings, TaskEvaluator(self._task, at_once))
         store, files = ModelStore(folder / "versions"), PartFiles(folder / "updates")
         aggregation = Aggregation(settings, state, files, store, at_once)
+        books = StateBooks(settings, records, self._task, self.note)
+        is_stateful = settings.training.algorithm in STATEFUL
         waiting: dict[int, list[AcceptRecord]] = {}
         for record in records:
-            if isinstance(record, AcceptRecord) and record.sha256 in self._task.made:
+            if isinstance(record, AcceptRecord) and is_stateful:
+                sent = books.update_of(record, aggregation.state)
+                if hashlib.sha256(sent).hexdigest() != record.sha256:
+                    self.note(f"lease {record.lease} counts with what follows from no state of {record.device}")
+                waiting.setdefault(record.into, []).append(replace(record, data=sent))
+            elif isinstance(record, AcceptRecord) and record.sha256 in self._task.made:
                 waiting.setdefault(record.into, []).append(replace(record, data=self._task.made[record.sha256]))
             if isinstance(record, CommitRecord):
                 rows = waiting.pop(record.version, [])
@@ -190,6 +203,18 @@ class Witness:
                 blob = model_blob(made.parameters, made.spec, made.version, settings.transfer.chunk_bytes)
                 if blob.ref.digest != record.digest:
                     self.note(f"version {record.version} is not what its {len(rows)} updates yield")
+                if is_stateful:
+                    books.judge_version(made)
+        if is_stateful:
+            self._judge_states(books, aggregation.state, result)
         final = load_file(result.model)
-        if final["weights"].tobytes() != aggregation.state.parameters.tobytes():
+        if final["weights"].tobytes() != aggregation.state.model[0].tobytes():
             self.note("the final model is not what the journal yields")
+
+    def _judge_states(self, books: StateBooks, made: ServerState, result: RunResult) -> None:
+        """Hold what the server has kept, and what lies on devices' disks, against what was made anew."""
+        kept = ModelStore(result.folder / "versions").load(made.version).optimizer
+        for name, array in made.optimizer.items():
+            if name not in kept or kept[name].tobytes() != array.tobytes():
+                self.note(f"{name} of version {made.version} is not what the journal yields")
+        self.n_states = books.judge_disks(self.folders)

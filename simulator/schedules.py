@@ -38,6 +38,7 @@ class Crash:
         within: dies within a call of its own that follows then; None: at that instant, between two calls.
         is_power_cut: whether its disk loses what was not synchronised.
         down_s: seconds until it is back.
+        loses_folder: whether somebody deletes its folder meanwhile; of a device alone.
     """
 
     victim: str
@@ -46,6 +47,7 @@ class Crash:
     within: Death | None
     is_power_cut: bool
     down_s: float
+    loses_folder: bool = False
 
     def __str__(self) -> str:
         how = "loses power" if self.is_power_cut else "is killed"
@@ -53,7 +55,8 @@ class Crash:
         if self.within is not None:
             where = f" within its {self.within.at}. {self.within.step or 'call to the disk'}"
         when = f"{self.delay_s:.3f} s after commit {self.after_commits}"
-        return f"{self.victim} {how}{where}, {when}, down {self.down_s:.1f} s"
+        folder = " without its folder" if self.loses_folder else ""
+        return f"{self.victim} {how}{where}, {when}, down {self.down_s:.1f} s{folder}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +109,17 @@ class Schedule:
             n_params=rng.choice((32, 200, 1500, 3000)),
             faults=faults,
             late=rng.choice((0.0, 0.002, 0.01)),
-            crashes=tuple(_crashes(rng, devices, seed)),
+            crashes=tuple(_forgetting(_crashes(rng, devices, seed), devices, Random(f"folders {seed}"))),
             full_disks=tuple(_full_disks(rng, devices)),
-            tables=_in_a_mode(_tables(rng), Random(f"mode {seed}")),
+            tables=_with_an_algorithm(_in_a_mode(_tables(rng), Random(f"mode {seed}")), Random(f"algorithm {seed}")),
         )
 
     def lines(self) -> Iterator[str]:
         """Yield what happens, for people."""
         size = 4 * self.n_params
-        yield f"seed {self.seed}: {len(self.links)} devices, a model of {size} bytes, {self.tables['round']}"
+        algorithm = self.tables["training"].get("algorithm", "fedavg")
+        fleet = f"{len(self.links)} devices, {algorithm}, a model of {size} bytes"
+        yield f"seed {self.seed}: {fleet}, {self.tables['round']}"
         yield f"the broker: {self.faults.describe()}"
         for device, link in self.links.items():
             if link != self.faults.link:
@@ -159,6 +164,21 @@ def _crashes(rng: Random, devices: list[str], seed: int) -> Iterator[Crash]:
             within=within,
             is_power_cut=is_power_cut,
             down_s=rng.choice((0.0, rng.uniform(0.1, 3.0), rng.uniform(3.0, 20.0))),
+        )
+
+
+def _forgetting(crashes: Iterator[Crash], devices: list[str], rng: Random) -> Iterator[Crash]:
+    """Yield the same, and in one schedule of three a late one more, of a device that comes back without its folder."""
+    yield from crashes
+    if rng.random() < 1 / 3:
+        yield Crash(
+            victim=rng.choice(devices),
+            after_commits=rng.randint(EARLY_COMMITS, COMMITS),
+            delay_s=rng.uniform(0.0, 0.5),
+            within=None,
+            is_power_cut=False,
+            down_s=rng.uniform(0.0, 3.0),
+            loses_folder=True,
         )
 
 
@@ -215,3 +235,19 @@ def _in_a_mode(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict
         case _:
             mode = {}
     return {**tables, "round": {**knobs, **mode}}
+
+
+def _with_an_algorithm(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
+    """Return the settings of a run in which devices keep states: two of five of those that take nothing late."""
+    knobs = tables["round"]
+    if knobs.get("max_staleness") or knobs.get("mode") == "async":
+        return tables
+    match rng.choice(("fedavg", "fedavg", "fedavg", "scaffold", "feddyn")):
+        case "scaffold":
+            training: dict[str, Any] = {"algorithm": "scaffold"}
+        case "feddyn":
+            training = {"algorithm": "feddyn", "alpha": rng.choice((0.01, 0.1, 1.0))}
+        case _:
+            return tables
+    server = {**tables["server"], "weighting": "uniform", "population": rng.choice((None, None, 12))}
+    return {**tables, "training": {**tables["training"], **training}, "server": server}

@@ -11,12 +11,17 @@ import pytest
 
 from aggregator import commands as cmd
 from aggregator.config import Settings
+from aggregator.device_states import DeviceStates
 from aggregator.part_files import PartFiles
 from aggregator.row_writer import RowWriter
 from aggregator.rules import RuleState
 from aggregator.version_making import VersionMaking
+from edge_client.algorithm_states import AlgorithmStates
 from edge_client.report_files import REPORT
 from edge_client.state_folder import write_durably
+from shared.codecs import codec_named, decode_vector
+from shared.parameters import Vector
+from shared.task import Arrays
 from simulator.schedule_pool import verdicts
 from simulator.schedule_run import Verdict, carry_out
 from simulator.schedules import Schedule
@@ -41,6 +46,7 @@ def test_thousand_crash_schedules_hold() -> None:
     assert sorted(verdict.seed for verdict in found) == list(range(N_SEEDS))
     assert min(verdict.n_crashes for verdict in found) >= 2
     assert min(verdict.n_accepted for verdict in found) >= 5
+    assert sum(verdict.n_states for verdict in found) > 1000
 
 
 def test_schedule_is_a_function_of_its_seed() -> None:
@@ -55,7 +61,10 @@ def test_schedule_is_a_function_of_its_seed() -> None:
     rounds = [Settings.model_validate({"task": "t:t", **schedule.tables}).round for schedule in drawn]
     assert {each.mode for each in rounds} == {"sync", "semi-sync", "async"}
     assert any(each.mode == "sync" and each.outstanding and each.max_staleness for each in rounds)
+    algorithms = [schedule.tables["training"].get("algorithm") for schedule in drawn]
+    assert {algorithms.count(name) > 20 for name in ("scaffold", "feddyn", None)} == {True}
     crashes = [crash for schedule in drawn for crash in schedule.crashes]
+    assert {crash.victim[0] for crash in crashes if crash.loses_folder} == {"d"}
     assert {"aggregator", "broker", "d0"} <= {crash.victim for crash in crashes}
     assert {crash.is_power_cut for crash in crashes if crash.within} == {False, True}
     assert {crash.is_power_cut for crash in crashes if not crash.within} == {False, True}
@@ -156,3 +165,53 @@ def test_update_file_that_is_not_durable_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(PartFiles, "finish", lazily)
     found = first_violations()
     assert any(words in found for words in ("update", "has come to nothing", "is not what its"))
+
+
+def test_state_that_is_taken_over_before_its_update_counts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose update was discarded goes on from the state before: the server knows no other."""
+    of = AlgorithmStates.of
+
+    def hasty(self: AlgorithmStates, run: str, lease: str | None) -> Arrays:
+        newest = self._files.newest_first(".algorithm")
+        return of(self, run, newest[0].partition(".")[0] if newest else lease)
+
+    monkeypatch.setattr(AlgorithmStates, "of", hasty)
+    monkeypatch.setattr(AlgorithmStates, "roll_back", lambda self, lease: None)
+    assert "was corrected by what it does not keep" in first_violations()
+
+
+def test_state_that_moves_by_what_was_not_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that rounds makes what was trained and what was sent two things; the server knows the latter."""
+    encode = codec_named("float16").encode
+    sent: list[Vector] = []
+
+    def noted(vector: Vector, seed: int) -> bytes:
+        sent.append(vector)
+        return encode(vector, seed)
+
+    monkeypatch.setattr(codec_named("float16"), "encode", noted)
+    monkeypatch.setattr(
+        "edge_client.training.decode_vector",
+        lambda codec, payload, n: sent[-1] if codec.name == "float16" else decode_vector(codec, payload, n),
+    )
+    found = first_violations()
+    assert "keeps another state" in found or "does not keep" in found
+
+
+def test_sum_that_forgets_a_device_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a device that counted once were counted again each time that it comes back."""
+    monkeypatch.setattr(DeviceStates, "begins", lambda self, work: self._are_kept)
+    found = first_violations()
+    assert "its row says otherwise" in found
+    assert "states, devices keep" in found
+
+
+def test_assignment_that_names_an_older_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that ever counted, say: the device may have it still, and everything it sends is then off."""
+    accepted = DeviceStates.accepted
+
+    def once(self: DeviceStates, device: str, lease: str) -> None:
+        accepted(self, device, self.of(device) or lease)
+
+    monkeypatch.setattr(DeviceStates, "accepted", once)
+    assert "went on from the state of" in first_violations()
