@@ -1,4 +1,4 @@
-"""`python -m bench`: what a round costs, ours beside Flower's gRPC server and beside the bare pipe.
+"""`python -m bench`: what a round costs, ours beside Flower's gRPC server and beside the bare pipe; and what it makes.
 
 Exit codes: 0 measured, 1 a contender failed, 2 the command line or this machine will not do, 130 interrupted.
 """
@@ -23,6 +23,8 @@ from bench.ours import Ours
 from bench.pipe.contender import Pipe
 from bench.process_costs import check_proc
 from bench.report import Report, arrangement, machine
+from bench.strategies import TARGET, Comparison
+from bench.strategy_runs import compare_strategies
 from bench.turn import Contender, ContenderName, Say, Turn
 from bench.turn_taking import Plan, take_turns
 from broker.server.mosquitto import find_mosquitto
@@ -34,6 +36,7 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 RESULTS = ROOT / "bench" / "results"
+STRATEGIES = "strategies"
 CONTENDERS: tuple[ContenderName, ...] = get_args(ContenderName)
 
 
@@ -41,8 +44,8 @@ CONTENDERS: tuple[ContenderName, ...] = get_args(ContenderName)
 def main(
     cases: Annotated[
         str,
-        typer.Option(help=f"Devices x model, with commas: 10x1MiB,2x64KiB; and simulated fleets: {', '.join(FLEETS)}."),
-    ] = ",".join(map(str, (*GRID, *FLEETS))),
+        typer.Option(help=f"Devices x model, with commas: 10x1MiB,2x64KiB; and {', '.join([*FLEETS, STRATEGIES])}."),
+    ] = ",".join(map(str, (*GRID, *FLEETS, STRATEGIES))),
     only: Annotated[str, typer.Option(help="Contenders, with commas, in this order.")] = ",".join(CONTENDERS),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds measured in a turn; one before and one after.")] = 5,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each contender in each case.")] = 3,
@@ -67,6 +70,9 @@ def main(
     (.venv-flower-simulation); **fleet-10k** and **fleet-50k** are ours alone, with a linear model of scikit-learn's
     digits.
 
+    **strategies** measures no time: the models that Flower's server strategies make of given updates, and ours make of
+    the same, and how far apart they are. It fails when that is more than what each strategy is known to do otherwise.
+
     They take turns on this machine, which should have nothing else to do. All of it takes about an hour;
     `python -m bench --only ours,flower --cases 10x10MiB --turns 1` takes a minute.
 
@@ -76,6 +82,7 @@ def main(
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     results: dict[Case, dict[ContenderName, list[Turn]]] = {}
     fleets: dict[str, dict[str, list[FleetFigures]]] = {}
+    strategies: list[Comparison] = []
     begun, code = datetime.now(UTC), 0
     names = [text.strip() for text in cases.split(",")]
 
@@ -114,10 +121,15 @@ def main(
         )
         with errors.status("simulated fleets"):
             await measure_fleets(fleet_plan, fleet_done, errors.print)
+        if STRATEGIES in names:
+            python = await flower_python(ROOT / ".venv-flower", errors.print)
+            strategies.extend(await compare_strategies(python, folder, errors.print))
+            if too_far := [each.name for each in strategies if each.apart["departing"] > TARGET]:
+                raise FederationError(f"further from Flower's than {TARGET:g}: {', '.join(too_far)}")
 
     try:
         check_proc()
-        grid = [Case.parse(name) for name in names if name not in FLEETS]
+        grid = [Case.parse(name) for name in names if name not in FLEETS and name != STRATEGIES]
         if grid and find_mosquitto() is None:
             raise ConfigError("there is no mosquitto on this machine", hint="Debian, Ubuntu: apt install mosquitto")
         asyncio.run(measure_all(grid))
@@ -127,9 +139,11 @@ def main(
     except KeyboardInterrupt:
         errors.print("interrupted; every process has ended")
         code = 130
-    if results or fleets:
+    if results or fleets or strategies:
         sentences = arrangement(n_turns=turns, n_rounds=rounds, n_processes=processes, flower=pinned_version())
-        report = Report(at=begun, arrangement=sentences, machine=machine(), results=results, fleets=fleets)
+        report = Report(
+            at=begun, arrangement=sentences, machine=machine(), results=results, fleets=fleets, strategies=strategies
+        )
         if as_json:
             typer.echo(report.as_json())
         else:

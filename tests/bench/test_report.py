@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.cases import Case
 from bench.report import Report, arrangement, machine
+from bench.strategies import STRATEGIES, compared, some_inputs, walk
 from tests.bench.turns import a_turn
 
 
@@ -35,6 +37,16 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_head() -> None:
     assert len(tables) == 2
     for table in tables:
         assert len({line.count("|") for line in table if line}) == 1
+
+
+def test_report_has_the_strategies_that_were_compared() -> None:
+    """Both forms; without any, neither has them."""
+    inputs = some_inputs()
+    ours = walk(STRATEGIES[0], inputs, departing=False)
+    report = replace(a_report(), results={}, strategies=[compared(STRATEGIES[0], inputs, ours, ours)])
+    assert "| FedAvg | none | " in report.as_markdown()
+    assert json.loads(report.as_json())["strategies"][0]["apart"]["departing"] == 0.0
+    assert "FedAvg | none" not in a_report().as_markdown()
 
 
 def test_machine_says_what_a_reader_needs_to_judge_the_figures() -> None:

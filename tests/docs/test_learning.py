@@ -1,5 +1,6 @@
 """docs/learning.md says what the code does: names, defaults, and an optimizer that runs as it stands there."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -14,7 +15,8 @@ from aggregator.server_optimizers import advance
 from shared.parameters import ParameterSpec
 from shared.task import Initial
 
-PAGE = (Path(__file__).parents[2] / "docs" / "learning.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "learning.md").read_text()
 SIGNS = {"η": "learning_rate", "β": "momentum"}
 
 
@@ -45,6 +47,24 @@ def test_settings_of_the_page_are_settings() -> None:
         Settings.model_validate(
             {"task": "a:b", "round": {"report_goal": 1}, "stop": {"rounds": 1}, **tomllib.loads(listing)}
         )
+
+
+def test_figures_beside_flower_are_those_of_the_saved_result() -> None:
+    """Each row is as it was measured; of q-FedAvg, the worst of all q."""
+    (name,) = set(re.findall(r"\(\.\./(bench/results/[\w-]+)\.md\)", PAGE))
+    measured = json.loads((ROOT / f"{name}.json").read_text())["strategies"]
+    apart: dict[str, list[float]] = {}
+    for each in measured:
+        strategy = each["name"].partition(",")[0]
+        before = apart.get(strategy, [0.0, 0.0])
+        found = [each["apart"]["as it is"], each["apart"]["departing"]]
+        apart[strategy] = [max(pair) for pair in zip(before, found, strict=True)]
+    for strategy, figures in apart.items():
+        cells = re.findall(
+            rf"^\| {strategy}(?:, [^|]*)? \| .* \| ([\d.e-]+) \| ([\d.e-]+) \|$", PAGE, flags=re.MULTILINE
+        )
+        assert [float(cell) for cell in cells[0]] == pytest.approx(figures, rel=0.05), strategy
+        assert figures[1] <= 1e-6
 
 
 def test_own_optimizer_of_the_page_steps() -> None:
