@@ -1,5 +1,6 @@
 """What holds for every server optimizer: buffers take the mean, state has an owner, nonsense is refused by name."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,22 @@ def test_model_or_state_that_is_not_finite_is_refused(optimizer: ServerOptimizer
     """Optimizer, parameter and what to lower are named. Adaptive steps by 1e300 are short, but their state is not."""
     with pytest.raises(ConfigError, match=r"(?s)'mine:it'.*'weight' has NaN or Inf.*server.optimizer.learning_rate"):
         advanced(optimizer, value=value)
+
+
+@pytest.mark.parametrize("optimizer", ALL, ids=lambda each: type(each).__name__)
+def test_step_takes_no_memory_but_for_what_it_returns(optimizer: ServerOptimizer) -> None:
+    """A million parameters: at the peak, model and state once more, and a few blocks; another array would be 4 MB."""
+    spec = a_spec(1_000_000)
+    model, delta = some_numbers(spec)
+    _, saved = advance("x", optimizer, {}, model, delta, spec, 0.1)
+    tracemalloc.start()
+    try:
+        moved, after = advance("x", optimizer, saved, model, delta, spec, 0.1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    returned = moved.nbytes + sum(array.nbytes for array in after.values())
+    assert returned <= peak < returned + 10 * 8 * BLOCK_PARAMS
 
 
 def test_state_that_is_no_vector_of_the_model_is_looked_at_too() -> None:
