@@ -49,6 +49,7 @@ def test_command_runs_and_prints_what_the_page_shows(use: str, tmp_path: Path, m
     text = (ROOT / "examples" / f"{use}.toml").read_text()
     short, n_changed = re.subn(r"^rounds = \d+", "rounds = 2", text, flags=re.MULTILINE)
     assert n_changed == 1
+    short = re.sub(r"^federated_every = \d+", "federated_every = 1", short, flags=re.MULTILINE)
     (tmp_path / f"{use}.toml").write_text(f"{short}\n")
     found = CliRunner().invoke(simulator, ["run", str(tmp_path / f"{use}.toml"), "--folder", str(tmp_path), "--plain"])
     assert found.exit_code == 0, found.output
