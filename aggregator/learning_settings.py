@@ -45,7 +45,9 @@ class TrainingSettings(Section):
         None, ge=0, le=10, description="qfedavg: how much more the worst off count; 0: all alike; 0.1 to 5 is usual"
     )
     schedule: ScheduleSettings = ScheduleSettings()
-    codec: str = Field("float32", description="how updates are encoded")
+    codec: str = Field(
+        "float32", description="how updates are encoded: float32, float16, int8, int8-zstd, one-bit, top-1-percent"
+    )
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
 
     @field_validator("codec")
