@@ -64,6 +64,10 @@ class TrainingSettings(Section):
             raise ValueError("epochs and max_steps exclude each other: keep one")
         if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
             raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
+        if self.algorithm == "scaffold" and CODECS[self.codec].needs_feedback:
+            raise ValueError(
+                f"what scaffold lets travel leaves no place for the delta in {self.codec}: use int8 or float32"
+            )
         return self
 
     @model_validator(mode="after")

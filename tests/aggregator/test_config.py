@@ -43,6 +43,10 @@ def test_metric_falls_when_it_is_a_loss_or_has_an_upper_bound(stop: dict[str, An
         ({"training": {"mu": 0.1}}, "mu is of fedprox alone, and algorithm = fedavg: leave it out"),
         ({"training": {"algorithm": "fedprox", "mu": 20, "learning_rate": 0.1}}, "mu x learning_rate = 2 is over 1"),
         ({"training": {"codec": "gzip"}}, "there are float32, float16"),
+        (
+            {"training": {"codec": "top-1-percent", "algorithm": "scaffold"}},
+            "no place for the delta in top-1-percent: use int8",
+        ),
         ({"round": {"window_s": {"min": 2, "max": 1}}}, "min 2 is over max 1"),
         ({"transfer": {"inline_bytes": 65_537}}, "at most 65536"),
         ({"transfer": {"chunk_bytes": 100}}, "greater than or equal to 4096"),
