@@ -357,10 +357,10 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
 
 async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
     """Return what a run will need, from the task's own model."""
+    from aggregator.codec_choice import CodecChoice, sizes_of
     from aggregator.evaluation_process import ProcessEvaluator
     from aggregator.plug_ins import load_plug_ins
     from shared.blocking import Threads
-    from shared.codecs import codec_named
 
     load_plug_ins(settings, task_folder)
     with Threads() as run_blocking:
@@ -370,7 +370,7 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
         finally:
             await evaluator.close()
     (_, own), spec = state.model, state.spec
-    update_bytes = codec_named(settings.training.codec, spec).encoded_bytes(spec.n_params)
+    update_bytes = CodecChoice(settings, sizes_of(spec)).usual_bytes
     knobs = settings.round
     return {
         "run": run_name(settings),

@@ -8,6 +8,7 @@ Not here: what it answers (`commands.py`).
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from shared.codecs import CODECS
 from shared.errors import Reason
 from shared.messages import WireMetric
 
@@ -37,17 +38,23 @@ __all__ = [
 ]
 
 
+_ALL_CODECS = frozenset(CODECS)
+
 # events: from devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedIn:
-    """A device is there; `refusal` None means that it may work. `holds` are its leases of the run served."""
+    """A device is there; `refusal` None means that it may work. `holds` are its leases of the run served.
+
+    `codecs` are those of ours that it can use.
+    """
 
     device: str
     refusal: Reason | None = None
     detail: str = ""
     device_class: str = ""
+    codecs: frozenset[str] = _ALL_CODECS
     holds: frozenset[str] = frozenset()
     missing: str | None = None
 

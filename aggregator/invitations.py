@@ -4,8 +4,9 @@ Not here: how many are wanted and when (`round_machine.py`), who is drawn (`sele
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Set
+from collections.abc import Collection, Set
 
+from aggregator.codec_choice import CodecChoice
 from aggregator.commands import Assign, ComeBack, Command, Journal, PublishRound, RepublishModel, SendReceipt
 from aggregator.config import Settings
 from aggregator.drawing import Drawing, built_in_rule
@@ -15,6 +16,7 @@ from aggregator.leases import Lease, LeaseBook
 from aggregator.population import Candidates, Population
 from aggregator.quotas import Quotas
 from aggregator.records import LeaseRecord
+from aggregator.round_clock import RoundTimer
 from aggregator.selection import SelectionRule, draw_cohort, seed_of
 from aggregator.tally import Tally
 from shared.errors import Reason
@@ -36,7 +38,7 @@ class Invitations:
         settings: of the run.
         leases, tally, population: the engine's own books.
         rule: who is asked; None: the one of our own that the settings name.
-        max_bytes: largest encoded update.
+        codecs: which codec a device encodes with.
         lease_prefix: makes lease ids of this start of the aggregator unlike those of any other.
     """
 
@@ -48,12 +50,12 @@ class Invitations:
         population: Population,
         rule: SelectionRule | None,
         *,
-        max_bytes: int,
+        codecs: CodecChoice,
         lease_prefix: str,
     ) -> None:
         self._settings, self._leases, self._tally, self._population = settings, leases, tally, population
         self._drawing = Drawing(settings, rule or built_in_rule(settings.selection), tally.records)
-        self._max_bytes, self._lease_prefix = max_bytes, lease_prefix
+        self._codecs, self._lease_prefix = codecs, lease_prefix
         self._n_leases = 0
         self.quotas = Quotas(settings.selection)
         self.rates = built_in_rates(settings)
@@ -106,8 +108,8 @@ class Invitations:
         """Only leases that are still open remain of interest."""
         self.recent = {device: name for device, name in self.recent.items() if not self._leases[name].state.is_final}
 
-    def invite(self, size: int, round_id: int, lease_s: Callable[[str], float], now: float) -> list[Journal]:
-        """Lease training work to `size` eligible devices, for as many seconds as `lease_s` says of a class of devices.
+    def invite(self, size: int, round_id: int, timer: RoundTimer, now: float) -> list[Journal]:
+        """Lease training work to `size` eligible devices, for as long as the timer says of their classes.
 
         Raises:
             ConfigError: a selection rule or a schedule of a user's own failed; nothing was leased.
@@ -115,7 +117,11 @@ class Invitations:
         self.rates.client(self._tally.version)  # before anybody is drawn
         candidates = self.eligible(now)
         cohort = self._drawing.take(size, candidates, round_id) if size > 0 and candidates else []
-        return [self._lease(device, Kind.TRAIN, round_id, lease_s, now) for device in cohort]
+        return [
+            self._lease(device, Kind.TRAIN, round_id, timer.lease_s(each), timer.left_for_s(each, now), now)
+            for device in cohort
+            for each in (self._class_of(device),)
+        ]
 
     def ask_to_evaluate(
         self, size: int, round_id: int, seconds: float, now: float, *, but: Set[str] = frozenset()
@@ -123,35 +129,42 @@ class Invitations:
         """Lease the evaluation of a version to `size` idle devices, for so many seconds; none of them in `but`."""
         idle = [device for device in self.idle(now) if device not in but] if but else self.idle(now)
         cohort = draw_cohort(self._settings.seed, Kind.EVALUATE, round_id, idle, size)
-        return [self._lease(device, Kind.EVALUATE, round_id, lambda _: seconds, now) for device in cohort]
+        return [self._lease(device, Kind.EVALUATE, round_id, seconds, seconds, now) for device in cohort]
 
     def _class_of(self, device: str) -> str:
         member = self._population.get(device)
         return "" if member is None else member.device_class
 
-    def _lease(self, device: str, kind: Kind, round_id: int, lease_s: Callable[[str], float], now: float) -> Journal:
+    def _lease(self, device: str, kind: Kind, round_id: int, seconds: float, left_s: float, now: float) -> Journal:
         self._n_leases += 1
         name = hashlib.sha256(f"{self._lease_prefix}/{self._n_leases}".encode()).hexdigest()[:32]
         order = self._order(device, round_id) if kind is Kind.TRAIN else None
+        codec = self._codec_for(device, left_s)
         record = LeaseRecord(
             lease=name,
             device=device,
             round_id=round_id,
             kind=kind,
             base_version=self._tally.version,
-            codec=self._settings.training.codec,
-            max_bytes=self._max_bytes,
+            codec=codec,
+            max_bytes=self._codecs.bytes_of(codec),
             device_class=self._class_of(device),
             given_at_s=round(self.wall_zero_s + now, 1),
             work="" if order is None else order.model_dump_json(exclude_none=True),
         )
-        seconds = lease_s(record.device_class)
         self._leases.issue(record, now=now, expires_at=now + seconds)
         self._tally.records.asked(record)
         self.quotas.asked(record)
         self._population.assigned(device)
         self.recent[device] = name
         return Journal(record=record, then=(Assign(lease=name, device=device, seconds_left=seconds),))
+
+    def _codec_for(self, device: str, left_s: float) -> str:
+        member, records = self._population.get(device), self._tally.records
+        speaks = frozenset[str]() if member is None else member.codecs
+        uplink, before = records.uplink(device), records.codec_of(device)
+        chosen = self._codecs.of(speaks, uplink_bytes_per_s=uplink, seconds_left=left_s, before=before)
+        return chosen or self._codecs.usual.name  # one that speaks none is refused before it can be asked
 
     def _order(self, device: str, round_id: int) -> WorkOrder:
         training = self._settings.training
@@ -198,7 +211,12 @@ class Invitations:
             left, live.has_model = max(0.0, live.expires_at - now), False
             commands.append(Assign(lease=live.record.lease, device=device, seconds_left=left))
         self._population.check_in(
-            device, now, refusal=event.refusal, detail=event.detail, device_class=event.device_class
+            device,
+            now,
+            refusal=event.refusal,
+            detail=event.detail,
+            device_class=event.device_class,
+            codecs=event.codecs,
         )
         if event.refusal is not None:
             return [*commands, self.come_back(device, event.refusal, now)], False

@@ -15,7 +15,10 @@ from aggregator.section import Seconds, Section
 from shared.codecs import CODECS, NOT_INSTALLED
 from shared.wire_fields import MAX_EXAMPLES, Options
 
-__all__ = ["ServerSettings", "TrainingSettings"]
+__all__ = ["AUTO", "ServerSettings", "TrainingSettings"]
+
+AUTO = "auto"
+"""Of `training.codec`: the aggregator chooses for each lease (`codec_choice.py`)."""
 
 
 class TrainingSettings(Section):
@@ -46,15 +49,17 @@ class TrainingSettings(Section):
     )
     schedule: ScheduleSettings = ScheduleSettings()
     codec: str = Field(
-        "float32", description="how updates are encoded: float32, float16, int8, int8-zstd, one-bit, top-1-percent"
+        "float32",
+        description="how updates are encoded: auto (by each device's link), float32, float16, int8, int8-zstd, one-bit, "
+        "top-1-percent ([which](docs/learning.md#codecs))",
     )
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
 
     @field_validator("codec")
     @classmethod
     def _is_known(cls, codec: str) -> str:
-        if codec not in CODECS:
-            there_are = f"there is no such codec; there are {', '.join(CODECS)}"
+        if codec != AUTO and codec not in CODECS:
+            there_are = f"there is no such codec; there are {AUTO}, {', '.join(CODECS)}"
             raise ValueError(NOT_INSTALLED.get(codec, there_are))
         return codec
 
@@ -64,7 +69,7 @@ class TrainingSettings(Section):
             raise ValueError("epochs and max_steps exclude each other: keep one")
         if self.algorithm == "fedsgd" and (self.epochs or self.max_steps or self.batch_size):
             raise ValueError("fedsgd is one full pass a round: leave out epochs, max_steps and batch_size")
-        if self.algorithm == "scaffold" and CODECS[self.codec].needs_feedback:
+        if self.algorithm == "scaffold" and self.codec != AUTO and CODECS[self.codec].needs_feedback:
             raise ValueError(
                 f"what scaffold lets travel leaves no place for the delta in {self.codec}: use int8 or float32"
             )

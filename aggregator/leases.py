@@ -63,6 +63,8 @@ class Lease:
     staleness: int = 0
     has_model: bool = False
     """Whether its device is known to have fetched the model: it needs the broker's copy no more."""
+    is_uploading: bool = False
+    """Whether its update is known to be on its way up."""
 
     @property
     def outcome(self) -> Outcome:

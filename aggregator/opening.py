@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 
 from aggregator.aggregation import Aggregation
+from aggregator.codec_choice import CodecChoice, sizes_of
 from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, central_metrics
 from aggregator.journal import Journal, read_journal
@@ -37,7 +38,6 @@ from aggregator.server_algorithm import algorithm_of
 from aggregator.settings_change import changed, is_in_given_work, refuse_fixed
 from shared.algorithms import extended
 from shared.blocking import Lane, RunBlocking
-from shared.codecs import codec_named
 from shared.config import settings_digest, settings_json
 from shared.errors import ConfigError
 from shared.messages import Kind, ModelRef
@@ -131,15 +131,15 @@ async def open_run(
     spec = (await run_blocking(Lane.DISK, partial(load, committed))).spec
     if records:
         await _check_spec(settings, evaluator, spec, folder)
-    codec = codec_named(settings.training.codec, spec)
-    max_bytes = settings.transfer.max_update_bytes or codec.encoded_bytes(spec.n_params)
-    if max_bytes < codec.encoded_bytes(spec.n_params):
+    update_bytes = sizes_of(spec)
+    codecs = CodecChoice(settings, update_bytes)
+    if codecs.largest_bytes < codecs.usual_bytes:
         raise ConfigError(
-            f"an update of this model has {codec.encoded_bytes(spec.n_params)} bytes as {codec.name}",
-            where=f"transfer.max_update_bytes = {max_bytes}",
+            f"an update of this model has {codecs.usual_bytes} bytes as {codecs.usual.name}",
+            where=f"transfer.max_update_bytes = {codecs.largest_bytes}",
             hint="raise it, leave it out, or choose another codec",
         )
-    machine = RoundMachine(settings, max_bytes=max_bytes, lease_prefix=f"{run}/{instance}", rule=plug_ins.rule)
+    machine = RoundMachine(settings, update_bytes=update_bytes, lease_prefix=f"{run}/{instance}", rule=plug_ins.rule)
     machine.invitations.rates = plug_ins.rates
     recovered = recover(machine, records, journal.clock(), now, wall())
     state = await run_blocking(Lane.DISK, partial(load, machine.version))

@@ -32,6 +32,7 @@ class Member:
     refusal: Reason | None = None
     detail: str = ""
     device_class: str = ""
+    codecs: frozenset[str] = frozenset()
     is_online: bool = True
     is_waiting: bool = False
     is_believed: bool = False
@@ -59,7 +60,14 @@ class Population:
         return self._members.get(device)
 
     def check_in(
-        self, device: str, now: float, *, refusal: Reason | None, detail: str = "", device_class: str = ""
+        self,
+        device: str,
+        now: float,
+        *,
+        refusal: Reason | None,
+        detail: str = "",
+        device_class: str = "",
+        codecs: frozenset[str] = frozenset(),
     ) -> None:
         """Note that a device is there; without a refusal it waits for work from now on."""
         member = self._members.pop(device, None)
@@ -70,7 +78,7 @@ class Population:
         if now - member.checked_in_at >= RETURN_S:
             self._believe(member)
         member.checked_in_at, member.refusal, member.detail, member.is_online = now, refusal, detail, True
-        member.device_class = sys.intern(device_class)
+        member.device_class, member.codecs = sys.intern(device_class), codecs
         self._rest(device)
         member.is_waiting = refusal is None
         if member.is_waiting:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from aggregator.admission import MessageRates, check_report, lease_for
+from aggregator.codec_choice import CodecChoice, sizes_of, usable_of
 from aggregator.config import MAX_INLINE_BYTES, Settings
 from aggregator.events import CheckedIn, DeviceOffline, Evaluated, Event, Failed, Offered, Progressed, Refused
 from aggregator.intake import Intake
@@ -77,7 +78,7 @@ class Reception:
     ) -> None:
         self._run, self._topics, self._spec = run, topics, spec
         self._leases, self._intake, self._tell = leases, intake, tell
-        self._codec, self._chunk_bytes = settings.training.codec, settings.transfer.chunk_bytes
+        self._codecs, self._chunk_bytes = CodecChoice(settings, sizes_of(spec)), settings.transfer.chunk_bytes
         self._needs_loss = settings.training.algorithm == "qfedavg"
         self._rates = MessageRates(settings.transfer.messages_per_s)
         self._presences = Presences()
@@ -173,8 +174,8 @@ class Reception:
             refusal, detail = Reason.CLONED_ID, "two devices connect with this id"
         elif PROTOCOL_VERSION not in check_in.protocols:
             refusal, detail = Reason.PROTOCOL, f"speaks {check_in.protocols}, the fleet {PROTOCOL_VERSION}"
-        elif self._codec not in check_in.codecs:
-            refusal, detail = Reason.CODEC, f"does not speak {self._codec}"
+        elif (cannot := self._codecs.refusal(check_in.codecs, keeps_state=check_in.keeps_state)) is not None:
+            refusal, detail = Reason.CODEC, cannot
         elif refusal is None and check_in.spec != self._spec.own.digest:
             refusal, detail = Reason.SPEC, "its task yields another model"
         if refusal is not None:
@@ -186,6 +187,7 @@ class Reception:
                 refusal=refusal,
                 detail=detail,
                 device_class=check_in.device_class,
+                codecs=usable_of(check_in.codecs, keeps_state=check_in.keeps_state),
                 holds=holds,
                 missing=check_in.missing,
             )

@@ -125,6 +125,8 @@ class OutcomeRecord:
     detail: str = ""
     num_examples: int = 0
     metrics: tuple[tuple[str, WireMetric], ...] = ()
+    was_uploading: bool = False
+    """Whether its update was on its way up, and did not come in time."""
     is_lost: bool = False
     """Whether nobody had heard of it for too long: its lease had expired, or its device was away."""
 

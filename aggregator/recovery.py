@@ -176,7 +176,7 @@ def _settled(machine: RoundMachine, lease: Lease, record: OutcomeRecord) -> None
     if record.outcome in (Outcome.FAILED, Outcome.REJECTED):
         machine.population.bar(device, lease.record.round_id)
     if lease.record.kind is not Kind.EVALUATE:
-        machine.tally.records.settled(device, record.outcome)
+        machine.tally.records.settled(device, record.outcome, was_uploading=record.was_uploading)
         return
     if record.outcome is Outcome.ACCEPTED:
         found = Evaluated(device=device, lease=record.lease, num_examples=record.num_examples, metrics=record.metrics)

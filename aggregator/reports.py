@@ -7,7 +7,7 @@ Not here: whether its bytes are believed (`admission.py`, `intake.py`), what the
 from typing import TypeAlias, assert_never
 
 from aggregator.commands import Cancel, Command, DropUpload, Fold, Journal, SendReceipt, TakeUpload
-from aggregator.events import Evaluated, Failed, ModelGone, Offered, Refused, Verified
+from aggregator.events import Evaluated, Failed, ModelGone, Offered, Progressed, Refused, Verified
 from aggregator.federated_evaluation import FederatedEvaluation
 from aggregator.invitations import receipt_of
 from aggregator.leases import Lease, LeaseBook, LeaseState
@@ -19,6 +19,12 @@ from shared.errors import Reason
 from shared.messages import Kind, Outcome
 
 __all__ = ["Reports"]
+
+PAST_FETCHING = ("training", "reporting", "uploading")
+"""What a device says that it does when it has the model."""
+UPLOADING = ("reporting", "uploading", "")
+"""What it says when its update is on its way up; "": a chunk of it arrived."""
+_TOO_LATE = frozenset({Reason.COMMITTED, Reason.GOAL_MET, Reason.TOO_STALE})
 
 _About: TypeAlias = Offered | Refused | Failed | Evaluated | ModelGone
 
@@ -52,6 +58,19 @@ class Reports:
                 return self.model_gone(version)
         assert_never(event)
 
+    def progressed(self, event: Progressed, now: float) -> None:
+        """A lease lives on from here; one that has expired stays so, for its place may be taken.
+
+        Args:
+            event: whose.
+            now: seconds, on the clock of the leases.
+        """
+        lease = self._leases.get(event.lease)
+        if lease is not None and lease.record.device == event.device:
+            lease.has_model |= event.phase in PAST_FETCHING
+            lease.is_uploading |= event.phase in UPLOADING
+            lease.expires_at = max(lease.expires_at, now + self._timer.lease_s(lease.record.device_class))
+
     def offered(self, lease: Lease, *, is_paused: bool) -> list[Command]:
         """A device has an update: what need not be uploaded is answered at once."""
         if lease.state.is_final:
@@ -61,7 +80,9 @@ class Reports:
         if is_paused:
             return [SendReceipt(lease=name, device=device, outcome=Outcome.BUSY, reason=Reason.PAUSED)]
         if (reason := self._tally.surplus(lease)) is not None:
+            lease.is_uploading = False  # the goal was met before it began to send
             return self.conclude(lease, LeaseState.DISCARDED, reason)
+        lease.is_uploading = True
         return [TakeUpload(lease=name)]
 
     def verified(self, update: Verified, round_id: int, now: float) -> list[Command]:
@@ -95,17 +116,25 @@ class Reports:
             return [receipt_of(lease, repeat=True)]
         name, device = lease.record.lease, lease.record.device
         is_lost = self._is_lost(lease, state, reason)
+        was_uploading = lease.record.kind is Kind.TRAIN and lease.is_uploading and reason in _TOO_LATE
         if reason is Reason.STATE:
             self._tally.states.lost(device, lease.record.work)
         self._leases.move(lease, state, reason=reason, detail=detail)
         if lease.record.kind is Kind.TRAIN:
-            self._tally.records.settled(device, lease.outcome)
+            self._tally.records.settled(device, lease.outcome, was_uploading=was_uploading)
         self.evaluation.settled(name)
         if state in (LeaseState.FAILED, LeaseState.REJECTED):
             self._population.bar(device, lease.record.round_id)
         is_cancelled = state is LeaseState.CANCELLED
         told = Cancel(lease=name, device=device, reason=reason) if is_cancelled else receipt_of(lease)
-        record = OutcomeRecord(lease=name, outcome=lease.outcome, reason=reason, detail=detail, is_lost=is_lost)
+        record = OutcomeRecord(
+            lease=name,
+            outcome=lease.outcome,
+            reason=reason,
+            detail=detail,
+            was_uploading=was_uploading,
+            is_lost=is_lost,
+        )
         return [Journal(record=record, then=(told, DropUpload(lease=name)))]
 
     def _is_lost(self, lease: Lease, state: LeaseState, reason: Reason) -> bool:

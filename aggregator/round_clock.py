@@ -51,6 +51,10 @@ class RoundTimer:
         """Return how long a lease of a device of this class lives without progress."""
         return self._settings.lease_s or self.window_s(device_class)
 
+    def left_for_s(self, device_class: str, now: float) -> float:
+        """Return the seconds that an update of this class has to come to count in this round, or in the next."""
+        return max(0.0, min(self.window_s(device_class), self.closes_at - now))
+
     @property
     def deadline(self) -> float | None:
         """When the window or the back-off ends; None: neither is under way."""

@@ -12,11 +12,13 @@ Not here: who is drawn (`selection.py`), who may be asked and with what (`invita
 """
 
 import math
+from collections.abc import Mapping
 from typing import assert_never
 
 from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator import records as rec
+from aggregator.codec_choice import CodecChoice
 from aggregator.commands import Command, Journal
 from aggregator.config import Settings
 from aggregator.disk_budget import DiskBudget
@@ -37,22 +39,24 @@ from shared.messages import Kind, RoundOutcome
 
 __all__ = ["RoundMachine"]
 
-PAST_FETCHING = ("training", "reporting")
-"""What a device says that it does when it has the model."""
-
 
 class RoundMachine:
     """One run's engine.
 
     Args:
         settings: of the run.
-        max_bytes: largest encoded update.
+        update_bytes: of an update at most, by its codec (`codec_choice.sizes_of`).
         lease_prefix: makes lease ids of this start of the aggregator unlike those of any other.
         rule: who is asked; None: as the settings say.
     """
 
     def __init__(
-        self, settings: Settings, *, max_bytes: int, lease_prefix: str, rule: SelectionRule | None = None
+        self,
+        settings: Settings,
+        *,
+        update_bytes: Mapping[str, int],
+        lease_prefix: str,
+        rule: SelectionRule | None = None,
     ) -> None:
         self.settings = settings
         self.phase = Phase.WAITING
@@ -61,9 +65,10 @@ class RoundMachine:
         self.leases = LeaseBook()
         self.tally = Tally(settings, self.leases)
         self.population = Population()
-        self.disk = DiskBudget(self.leases, self.tally, max_bytes)
+        codecs = CodecChoice(settings, update_bytes)
+        self.disk = DiskBudget(self.leases, self.tally, codecs.largest_bytes)
         self.invitations = Invitations(
-            settings, self.leases, self.tally, self.population, rule, max_bytes=max_bytes, lease_prefix=lease_prefix
+            settings, self.leases, self.tally, self.population, rule, codecs=codecs, lease_prefix=lease_prefix
         )
         self.evaluation = FederatedEvaluation(settings.evaluation, self.invitations)
         self.timer = RoundTimer(settings.round)
@@ -161,7 +166,7 @@ class RoundMachine:
                 self.invitations.offline(event)
                 return []
             case ev.Progressed():
-                self._progressed(event, now)
+                self.reports.progressed(event, self._running(now))
                 return []
             case ev.Offered() | ev.Refused() | ev.Failed() | ev.Evaluated() | ev.ModelGone():
                 return self.reports.handle(event, is_paused=self.phase is Phase.PAUSED)
@@ -247,7 +252,7 @@ class RoundMachine:
         if not wanted:
             return []
         try:
-            invited = self.invitations.invite(wanted, self.round_id, self.timer.lease_s, now)
+            invited = self.invitations.invite(wanted, self.round_id, self.timer, now)
         except ConfigError as error:  # a rule of the user's own; another in its place would be another experiment
             return self._pause(PauseCause.ERROR, str(error), now)
         if self.phase is Phase.REPORTING:
@@ -385,14 +390,6 @@ class RoundMachine:
         if self.leases.live_of(event.device) is None:
             commands.append(self.invitations.come_back(event.device, Reason.NOT_DRAWN, now))
         return commands
-
-    def _progressed(self, event: ev.Progressed, now: float) -> None:
-        """A lease lives on from here; one that has expired stays so, for its place may be taken."""
-        lease = self.leases.get(event.lease)
-        if lease is not None and lease.record.device == event.device:
-            lease.has_model |= event.phase in PAST_FETCHING
-            lease_s = self.timer.lease_s(lease.record.device_class)
-            lease.expires_at = max(lease.expires_at, self._running(now) + lease_s)
 
     def federated_metrics(self, version: int, metrics: dict[str, float]) -> None:
         """Take the combined metrics of an `EvaluationDone`; they stop the run when there is no central evaluation."""

@@ -16,6 +16,7 @@ from aggregator.journal_rows import ChainedRow, record_of
 from aggregator.records import CloseRecord, CommitRecord, ConfigRecord, Record
 from aggregator.recovery import recover
 from aggregator.round_machine import RoundMachine
+from shared.codecs import CODECS
 from shared.errors import ConfigError, InvalidState
 
 __all__ = ["Standing"]
@@ -55,7 +56,9 @@ class Standing:
             if not configs:
                 raise ConfigError("the rows that can be read hold no settings of a run", where=str(where))
             settings = _parsed(configs[-1])
-            standing = cls(rows=rows, machine=RoundMachine(settings, max_bytes=1, lease_prefix="repair"))
+            standing = cls(
+                rows=rows, machine=RoundMachine(settings, update_bytes=dict.fromkeys(CODECS, 1), lease_prefix="repair")
+            )
             recover(standing.machine, standing._noted(), None, now=0.0, wall_s=0.0)
         except (InvalidState, ValueError, ValidationError) as error:
             raise ConfigError(f"its rows are not those of this version of FedMQ: {error}", where=str(where)) from error

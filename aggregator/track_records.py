@@ -6,6 +6,14 @@ The chance that a device's update counts, once it is asked, is the share of its 
 smoothed: a device begins with the share of its class, a class with that of the fleet. An update that was lost, failed,
 came late or was no longer needed has not counted; one that was rejected says nothing about links and batteries, and is
 left out.
+
+How many bytes a second a device's link takes up is measured by its updates that counted: their size over what is left
+of the time from lease to verdict without what the device says that it spent on the model's way down, on training and
+offline. That bounds the rate from below, for it has the words that go back and forth in it, and whatever kept the
+aggregator busy: so the largest of the last few is taken. Of a small update, which comes inside its report, nearly all
+of that time is such words, and it says little: a second is left out, but at most half of all, so that what is taken for
+the rate is never over twice that bound. An update that was on its way up and came too late halves what was measured;
+without any measure the device's link is known to be too thin.
 """
 
 import sys
@@ -20,6 +28,10 @@ __all__ = ["TrackRecords"]
 DEVICE_PRIOR = 4.0
 CLASS_PRIOR = 10.0
 """As if so many leases of a device had been settled before its first, as in its class; of a class, as in the fleet."""
+RATES_KEPT = 3
+"""Of a device's link: one good hour is forgotten after so many updates."""
+WORDS_S = 1.0
+"""Of the time from lease to verdict: what goes back and forth besides the update."""
 
 
 @dataclass(slots=True)
@@ -43,6 +55,8 @@ class _TrackRecord:
     num_examples: int = 0
     loss: float | None = None
     seconds: float = 0.0
+    codec: str = ""
+    rates: tuple[float, ...] = ()
 
 
 class TrackRecords:
@@ -74,6 +88,7 @@ class TrackRecords:
         found.device_class = sys.intern(lease.device_class)
         found.n_asked += 1
         found.asked_round = lease.round_id
+        found.codec = sys.intern(lease.codec)
         self.n_asked += 1
 
     def counted(self, update: AcceptRecord) -> None:
@@ -83,13 +98,17 @@ class TrackRecords:
             found = self._of[update.device] = _TrackRecord("", _Share())
         found.counted_round = update.round_id
         found.num_examples, found.loss, found.seconds = update.num_examples, update.loss, update.seconds
+        if (rate := _rate_of(update)) is not None:
+            found.rates = (*found.rates, rate)[-RATES_KEPT:]
         gain = update.num_examples * max(0.0, update.loss or 0.0)
         self._utilities[update.round_id] = self._utilities.get(update.round_id, 0.0) + gain
         self._settle(found, 1)
 
-    def settled(self, device: str, outcome: Outcome) -> None:
+    def settled(self, device: str, outcome: Outcome, *, was_uploading: bool = False) -> None:
         """A train lease of this device ended in another way than accepted."""
         found = self._of.get(device)
+        if found is not None and was_uploading:
+            found.rates = tuple(rate / 2 for rate in found.rates) or (0.0,)
         if found is not None and outcome is not Outcome.REJECTED:
             self._settle(found, 0)
 
@@ -102,6 +121,16 @@ class TrackRecords:
         """
         found = self._of.get(device)
         return self._chance(found, device_class if found is None else found.device_class)
+
+    def uplink(self, device: str) -> float | None:
+        """Return how many bytes a second come up from a device; None: nothing is known of its link."""
+        found = self._of.get(device)
+        return max(found.rates) if found is not None and found.rates else None
+
+    def codec_of(self, device: str) -> str:
+        """Return with which codec a device was asked last, "" if it never was."""
+        found = self._of.get(device)
+        return "" if found is None else found.codec
 
     def candidate(self, device: str, device_class: str) -> Candidate:
         """Return what a selection rule is told of a device, as it describes itself now."""
@@ -132,3 +161,11 @@ class TrackRecords:
         of_class = self._classes.get(device_class)
         prior = fleet if of_class is None else of_class.smoothed(fleet, CLASS_PRIOR)
         return prior if found is None else found.leases.smoothed(prior, DEVICE_PRIOR)
+
+
+def _rate_of(update: AcceptRecord) -> float | None:
+    """Return how fast an update came up in bytes a second; None: the device's words do not fit our clock."""
+    seconds = update.seconds - update.fetch_seconds - update.train_seconds - update.offline_seconds
+    if seconds <= 0:  # a restart in between, or a device that lies: for a rate of its own alone
+        return None
+    return update.size / max(seconds - WORDS_S, seconds / 2)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from aggregator.codec_choice import CodecChoice, sizes_of
 from aggregator.events import DiskFree, DiskLow, DiskSeen, Event
 from aggregator.opening import OpenRun
 from aggregator.phases import PauseCause, Phase
@@ -173,7 +174,9 @@ class Upkeep:
     def _warn_of_a_small_disk(self, for_updates: int, disk: _Disk) -> None:
         """Say it once when the updates of a round do not fit: it could never reach its quorum."""
         n_updates = self._opened.settings.round.quorum_count
-        needed = self._opened.machine.disk.max_bytes * n_updates
+        opened = self._opened
+        codecs = CodecChoice(opened.settings, sizes_of(opened.aggregation.state.spec))
+        needed = codecs.usual_bytes * n_updates
         if for_updates < needed and not self._is_small:
             log.warning(
                 "disk_too_small_for_a_round",

@@ -48,7 +48,7 @@ PURE = {
     "aggregator": {
         *("explained_causes", "explained_rounds", "explained_tables", "explanation", "fairness", "lease_accounts"),
         *("admission", "announcements", "commands", "config", "disk_budget", "drawing", "events"),
-        *("algorithm_limits", "device_states", "server_algorithm"),
+        *("algorithm_limits", "codec_choice", "device_states", "server_algorithm"),
         *("federated_evaluation", "fleet_table", "fleet_view", "invitations", "journal_rows", "lease_timelines"),
         *("leases", "modes", "oort", "pausing", "phases", "population", "quotas", "records", "recovery", "reports"),
         *("clipping", "cohort", "geometric_median", "krum", "mean", "median", "mixing", "qfedavg"),  # of rules

@@ -15,6 +15,7 @@ from aggregator.leases import Lease
 from aggregator.phases import Phase
 from aggregator.records import AcceptRecord, LeaseRecord, Record
 from aggregator.round_machine import RoundMachine
+from shared.codecs import CODECS
 from shared.errors import Reason
 from shared.messages import Kind, Outcome, Report, Reported
 
@@ -44,6 +45,8 @@ RUN = "test"
 DIGEST = "d" * 64
 CHUNK_BYTES = 4096
 WINDOW_S = 100.0
+UPDATE_BYTES = {name: codec.encoded_bytes(250_000) for name, codec in CODECS.items()}
+"""Of an update by its codec; 10^6 as float32."""
 SIX = [f"d{i}" for i in range(6)]
 INTERVAL_S = 1000.0
 """Check-in interval: so long that nobody is forgotten within a test, unless it is about that."""
@@ -76,7 +79,7 @@ def some_settings(folder: Path | None = None, **tables: dict[str, Any]) -> Setti
 
 def a_machine(settings: Settings | None = None, *, prefix: str = "life-1") -> RoundMachine:
     """Return a new engine."""
-    return RoundMachine(settings or some_settings(), max_bytes=10**6, lease_prefix=prefix)
+    return RoundMachine(settings or some_settings(), update_bytes=UPDATE_BYTES, lease_prefix=prefix)
 
 
 def lease_name(number: int) -> str:

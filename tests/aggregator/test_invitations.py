@@ -20,6 +20,7 @@ from tests.aggregator.builders import (
     DIGEST,
     INTERVAL_S,
     SIX,
+    UPDATE_BYTES,
     Engine,
     a_machine,
     commands_in,
@@ -202,7 +203,7 @@ class Moody:
 def test_rule_of_the_users_own_decides_who_is_asked() -> None:
     """It is given all who wait; over-selection asks it for six."""
     machine = RoundMachine(
-        some_settings(selection={"rule": "mine:rule"}), max_bytes=1, lease_prefix="life", rule=Moody()
+        some_settings(selection={"rule": "mine:rule"}), update_bytes=UPDATE_BYTES, lease_prefix="life", rule=Moody()
     )
     engine = Engine(machine=machine)
     engine(PauseAsked())
@@ -215,7 +216,9 @@ def test_rule_that_fails_pauses_the_run_until_it_is_mended() -> None:
     """Nobody is drawn in its place, and nothing is committed meanwhile; `resume` asks it again."""
     rule = Moody()
     rule.is_broken = True
-    machine = RoundMachine(some_settings(selection={"rule": "mine:rule"}), max_bytes=1, lease_prefix="life", rule=rule)
+    machine = RoundMachine(
+        some_settings(selection={"rule": "mine:rule"}), update_bytes=UPDATE_BYTES, lease_prefix="life", rule=rule
+    )
     engine = Engine(machine=machine)
     engine.check_in(*SIX)
     assert engine.is_in(Phase.PAUSED)

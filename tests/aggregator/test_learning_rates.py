@@ -13,7 +13,7 @@ from aggregator.round_machine import RoundMachine
 from aggregator.schedules import Constant
 from shared.errors import ConfigError
 from shared.messages import WorkOrder
-from tests.aggregator.builders import SIX, Engine, rows, some_settings
+from tests.aggregator.builders import SIX, UPDATE_BYTES, Engine, rows, some_settings
 
 HALVED = {"name": "exponential", "factor": 0.5}
 
@@ -84,7 +84,7 @@ def test_schedule_without_a_rate_pauses_the_run_until_it_is_mended() -> None:
     """Nobody is drawn or leased for a version that has none; then all are, with the rate that it gives."""
     settings = some_settings(training={"learning_rate": 0.4, "schedule": {"name": "mine:schedule"}})
     schedule = Fragile()
-    machine = RoundMachine(settings, max_bytes=1, lease_prefix="life")
+    machine = RoundMachine(settings, update_bytes=UPDATE_BYTES, lease_prefix="life")
     machine.invitations.rates = LearningRates(settings, client=schedule, server=Constant())
     engine = Engine(machine=machine)
     engine.round(*SIX)

@@ -106,8 +106,25 @@ def test_check_in_is_passed_on_with_the_leases_of_this_run(desk: Desk) -> None:
     holds = [Holding(lease=lease_name(1), run=RUN), Holding(lease=lease_name(2), run="other")]
     message = a_check_in(holds=holds, missing="a" * 64)
     assert check_in(desk, message) == [
-        ev.CheckedIn(device="new", holds=frozenset({lease_name(1)}), missing="a" * 64),
+        ev.CheckedIn(device="new", codecs=frozenset({"float32"}), holds=frozenset({lease_name(1)}), missing="a" * 64),
     ]
+
+
+def test_codecs_that_are_passed_on_are_those_that_the_device_can_use(desk: Desk) -> None:
+    """Ours alone, and none that keeps something on a device which keeps nothing."""
+    speaks = ["gzip", "float32", "int8", "top-1-percent"]
+    for keeps_state, usable in [(True, {"float32", "int8", "top-1-percent"}), (False, {"float32", "int8"})]:
+        (event,) = check_in(desk, a_check_in(codecs=speaks, keeps_state=keeps_state))
+        assert isinstance(event, ev.CheckedIn)
+        assert event.codecs == usable
+
+
+def test_device_that_does_not_speak_the_codec_is_told_what_to_change(desk: Desk) -> None:
+    """Its detail stands in the log and in what is known of the fleet."""
+    (event,) = check_in(desk, a_check_in(codecs=["float16"]))
+    assert isinstance(event, ev.CheckedIn)
+    assert event.refusal is Reason.CODEC
+    assert "does not speak float32, but float16" in event.detail
 
 
 @pytest.mark.parametrize(

@@ -109,3 +109,35 @@ def test_outcome_says_whether_its_device_was_lost() -> None:
     assert not is_lost("d2", LeaseState.CANCELLED, Reason.COMMITTED)
     assert not is_lost("d3", LeaseState.DISCARDED, Reason.GOAL_MET)
     assert is_lost("d4", LeaseState.CANCELLED, Reason.SUPERSEDED)
+
+
+def outcome_of(engine: Engine, device: str) -> rec.OutcomeRecord:
+    """Return how the last lease of a device ended."""
+    names = {row.lease for row in engine.records if isinstance(row, rec.LeaseRecord) and row.device == device}
+    *_, last = (row for row in engine.records if isinstance(row, rec.OutcomeRecord) and row.lease in names)
+    return last
+
+
+def test_update_that_was_on_its_way_up_when_the_version_was_made_says_so() -> None:
+    """In the row, for the choice of codecs; one that had not begun says nothing of its link."""
+    engine = reporting()
+    uploading, training, quick = (engine.lease_of(device) for device in ("d4", "d5", "d3"))
+    for phase in ("training", "uploading"):
+        engine(ev.Progressed(device="d4", lease=uploading, phase=phase))
+    engine(ev.Progressed(device="d5", lease=training, phase="training"))
+    engine.report("d0", "d1", "d2", "d3")
+    engine.write()
+    assert outcome_of(engine, "d4").was_uploading
+    assert not outcome_of(engine, "d5").was_uploading
+    assert engine.machine.tally.records.uplink("d4") == 0.0
+    assert engine.machine.tally.records.uplink("d5") is None
+    assert engine.machine.leases[quick].state is LeaseState.ACCEPTED
+
+
+def test_update_that_is_offered_after_the_goal_says_nothing_of_its_link() -> None:
+    """It had its answer before it began to send."""
+    engine = reporting()
+    name = engine.lease_of("d4")
+    engine.report("d0", "d1", "d2", "d3")  # the version is being made
+    engine(ev.Progressed(device="d4", lease=name, phase="reporting"), ev.Offered(device="d4", lease=name))
+    assert not outcome_of(engine, "d4").was_uploading

@@ -67,3 +67,57 @@ def test_utilities_are_summed_by_round() -> None:
         records.counted(replace(an_accept(), round_id=round_id, num_examples=n, loss=loss))
     assert records.utilities == (30.0, 0.0, 0.0)
     assert len(records) == 1
+
+
+def an_upload(records: TrackRecords, *, size: int, seconds: float, others_s: float = 0.0) -> float | None:
+    """Count an update of so many bytes that took so long, of which the device spent a part on other things."""
+    update = replace(an_accept(), device="d1", size=size, seconds=seconds)
+    quarter = others_s / 4
+    records.counted(replace(update, fetch_seconds=2 * quarter, train_seconds=quarter, offline_seconds=quarter))
+    return records.uplink("d1")
+
+
+def test_uplink_is_what_came_up_in_the_time_that_was_left() -> None:
+    """100 kB in 11 s, one of which is words; how long the device fetched, trained and was away does not matter."""
+    assert TrackRecords().uplink("d1") is None
+    assert an_upload(TrackRecords(), size=100_000, seconds=11.0) == pytest.approx(10_000)
+    assert an_upload(TrackRecords(), size=100_000, seconds=71.0, others_s=60.0) == pytest.approx(10_000)
+    assert an_upload(TrackRecords(), size=3_200, seconds=0.8) == pytest.approx(8_000)  # half of it, at most
+
+
+def test_uplink_is_the_best_of_the_last_three() -> None:
+    """What keeps an update from coming is not always the link; an hour of a good one is forgotten in time."""
+    records = TrackRecords()
+    for _ in range(3):
+        an_upload(records, size=100_000, seconds=101.0)
+    assert an_upload(records, size=100_000, seconds=11.0) == pytest.approx(10_000)
+    assert an_upload(records, size=100_000, seconds=3601.0) == pytest.approx(10_000)
+    assert an_upload(records, size=100_000, seconds=101.0) == pytest.approx(10_000)
+    assert an_upload(records, size=100_000, seconds=101.0) == pytest.approx(1_000)
+
+
+def test_words_that_do_not_fit_the_clock_say_nothing_of_a_link() -> None:
+    """A device that was at work while nobody served the run, or that lies."""
+    assert an_upload(TrackRecords(), size=100_000, seconds=10.0, others_s=10.0) is None
+
+
+def test_update_that_came_too_late_on_its_way_up_halves_the_rate() -> None:
+    """Of a device with no measure it says that the link is too thin; the next update that counts says how thin."""
+    records = some_records()
+    records.asked(a_lease(device="d1"))
+    records.settled("d1", Outcome.CANCELLED)
+    assert records.uplink("d1") is None
+    records.settled("d1", Outcome.CANCELLED, was_uploading=True)
+    assert records.uplink("d1") == 0.0
+    assert an_upload(records, size=10_000, seconds=11.0) == pytest.approx(1_000)
+    records.settled("d1", Outcome.DISCARDED, was_uploading=True)
+    assert records.uplink("d1") == pytest.approx(500)
+
+
+def test_codec_of_the_last_lease_is_remembered() -> None:
+    """Of training work alone."""
+    records = TrackRecords()
+    assert records.codec_of("d1") == ""
+    records.asked(replace(a_lease(device="d1"), codec="one-bit"))
+    records.asked(replace(a_lease(device="d1", kind=Kind.EVALUATE), codec="int8"))
+    assert records.codec_of("d1") == "one-bit"

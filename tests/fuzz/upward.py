@@ -17,6 +17,7 @@ from random import Random
 from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.announcements import Announcements
+from aggregator.codec_choice import sizes_of
 from aggregator.config import Settings
 from aggregator.folding import fold
 from aggregator.intake import Intake
@@ -75,7 +76,7 @@ class AggregatorWorld:
         settings = settings_of(folder)
         self._rng = rng
         self.counts: Counter[str] = Counter()
-        self.machine = RoundMachine(settings, max_bytes=4 * SPEC.n_params, lease_prefix=RUN)
+        self.machine = RoundMachine(settings, update_bytes=sizes_of(SPEC), lease_prefix=RUN)
         self.uploads = Uploads(max_bytes=GRANTED_BYTES, max_chunks=40)
         self.blocking = MeteredBlocking(rng)
         self.files = PartFiles(folder)
