@@ -6,6 +6,7 @@ departs from the papers that both cite, ours is also walked with that departure,
 Not here: running Flower's (`flower/strategies.py`, `strategy_runs.py`).
 """
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,12 @@ from numpy.typing import NDArray
 
 from aggregator.folding import fold
 from aggregator.optimizer_settings import OptimizerSettings
-from aggregator.rules import AggregationRule, Mean, QFedAvg
+from aggregator.rule_settings import RuleSettings
+from aggregator.rules import AggregationRule, Cohort, CohortRule, Mean, QFedAvg, cohort_rule, rule_of
+from aggregator.rules.cohort import weighted_sum
+from aggregator.rules.krum import Bulyan, Krum, krum_scores
 from aggregator.server_optimizers import OptimizerState, advance, load_optimizer
+from aggregator.update_rows import UpdateRows
 from shared.codecs import CODECS
 from shared.parameters import ParameterSpec
 from shared.task import Initial
@@ -81,7 +86,9 @@ class StrategyCase:
         flower: Flower's class.
         numbers: that it is made with.
         optimizer: `[server.optimizer]` of ours.
-        q: of q-FedAvg; None: the mean, weighted by examples.
+        q: of q-FedAvg; None: the mean, weighted by examples, or `rule`.
+        rule: `server.rule` of ours, over the whole cohort; None: the mean.
+        selects_at_once: whether Flower takes the smallest scores at once, and does not pick one after the other.
         departure: of Flower's from the paper, in words; "" for none.
         rate_factor: by which Flower's rate differs in a round, counted from 1.
         starts_at_zero: whether Flower's v does.
@@ -92,6 +99,8 @@ class StrategyCase:
     numbers: Mapping[str, float]
     optimizer: Mapping[str, Any]
     q: float | None = None
+    rule: Mapping[str, Any] | None = None
+    selects_at_once: bool = False
     departure: str = ""
     rate_factor: Callable[[int], float] = lambda server_round: 1.0
     starts_at_zero: bool = False
@@ -148,6 +157,38 @@ STRATEGIES: Final[Sequence[StrategyCase]] = (
         )
         for q in (0.0, 0.2, 1.0, 5.0)
     ),
+    StrategyCase(name="FedMedian", flower="FedMedian", numbers={}, optimizer={"name": "sgd"}, rule={"name": "median"}),
+    StrategyCase(
+        name="FedTrimmedAvg",
+        flower="FedTrimmedAvg",
+        numbers={"beta": 0.2},
+        optimizer={"name": "sgd"},
+        rule={"name": "trimmed-mean", "byzantine": 2},
+    ),
+    StrategyCase(
+        name="Krum",
+        flower="Krum",
+        numbers={"num_malicious_nodes": 2},
+        optimizer={"name": "sgd"},
+        rule={"name": "krum", "byzantine": 2},
+    ),
+    StrategyCase(
+        name="MultiKrum",
+        flower="MultiKrum",
+        numbers={"num_malicious_nodes": 2, "num_nodes_to_select": 8},
+        optimizer={"name": "sgd"},
+        rule={"name": "multi-krum", "byzantine": 2},
+        departure="the mean of the chosen is weighted by examples, which a device can claim",
+    ),
+    StrategyCase(
+        name="Bulyan",
+        flower="Bulyan",
+        numbers={"num_malicious_nodes": 1},
+        optimizer={"name": "sgd"},
+        rule={"name": "bulyan", "byzantine": 1},
+        departure="the n − 2f smallest scores are taken at once, and not one after the other",
+        selects_at_once=True,
+    ),
 )
 
 
@@ -162,7 +203,7 @@ def walk(case: StrategyCase, inputs: Inputs, *, departing: bool) -> F64:
     spec = ParameterSpec.of(Initial({"w": inputs.first}))
     settings = OptimizerSettings.model_validate(case.optimizer)
     optimizer = load_optimizer(settings, Path())
-    mean: AggregationRule[Any] = Mean() if case.q is None else QFedAvg(case.q, spec.is_trainable)
+    mean = _rule(case, spec, departing=departing)
     model, saved, models = inputs.first, dict[str, F32](), []
     if departing and case.starts_at_zero:
         begun: OptimizerState = optimizer.init(spec)
@@ -178,6 +219,42 @@ def walk(case: StrategyCase, inputs: Inputs, *, departing: bool) -> F64:
         model, saved = advance(settings.name, optimizer, saved, model, mean.finalize(state), spec, rate)
         models.append(model.astype(np.float64))
     return np.array(models)
+
+
+def _rule(case: StrategyCase, spec: ParameterSpec, *, departing: bool) -> AggregationRule[Any]:
+    if case.q is not None:
+        return QFedAvg(case.q, spec.is_trainable)
+    if case.rule is None:
+        return Mean()
+    settings = RuleSettings.model_validate(case.rule)
+    over_cohort: CohortRule = cohort_rule(settings)
+    if departing and case.flower == "MultiKrum":
+        over_cohort = _WeightedKrum(settings.byzantine or 0)
+    if departing and case.selects_at_once:
+        over_cohort = _AtOnce(settings.byzantine or 0)
+    return rule_of(over_cohort, lambda n_params: UpdateRows(Path(tempfile.gettempdir()), n_params))
+
+
+class _WeightedKrum(Krum):
+    """Multi-Krum as Flower has it."""
+
+    def __init__(self, byzantine: int) -> None:
+        super().__init__(byzantine, is_multi=True)
+
+    def combine(self, cohort: Cohort) -> F64:
+        scores = krum_scores(cohort.squared_distances, self._f)
+        chosen = np.argsort(scores, kind="stable")[: len(cohort) - self._f]
+        factors = np.zeros(len(cohort))
+        factors[chosen] = cohort.weights[chosen] / cohort.weights[chosen].sum()
+        return weighted_sum(cohort, factors)
+
+
+class _AtOnce(Bulyan):
+    """Bulyan as Flower has it."""
+
+    def _chosen(self, distances: F64, n_chosen: int) -> list[int]:
+        scores = krum_scores(distances, self._f)
+        return [int(each) for each in np.argsort(scores, kind="stable")[:n_chosen]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,13 @@ F64 = NDArray[np.float64]
 
 
 def a_few() -> Inputs:
-    """Return the first three rounds of four clients, fifty parameters."""
+    """Return the first three rounds of eight clients, fifty parameters."""
     whole = some_inputs()
     return Inputs(
         first=whole.first[:50],
-        deltas=whole.deltas[:3, :4, :50],
-        counts=whole.counts[:3, :4],
-        losses=whole.losses[:3, :4],
+        deltas=whole.deltas[:3, :8, :50],
+        counts=whole.counts[:3, :8],
+        losses=whole.losses[:3, :8],
     )
 
 
