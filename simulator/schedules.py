@@ -191,7 +191,7 @@ def _full_disks(rng: Random, devices: list[str]) -> Iterator[FullDisk]:
 def _tables(rng: Random) -> dict[str, dict[str, Any]]:
     """Return settings of a run of five rounds."""
     window_s = rng.choice((15.0, 30.0))
-    return {
+    tables: dict[str, dict[str, Any]] = {
         "round": {
             "report_goal": rng.choice((2, 2, 3, 4)),
             "over_selection": rng.choice((1.0, 1.3, 1.7)),
@@ -218,6 +218,8 @@ def _tables(rng: Random) -> dict[str, dict[str, Any]]:
             "granted_chunks": rng.choice((2, 8, 500)),
         },
     }
+    tables["evaluation"]["at_end"] = rng.random() < 0.2
+    return tables
 
 
 def _in_a_mode(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
