@@ -50,8 +50,8 @@ class TrainingSettings(Section):
     schedule: ScheduleSettings = ScheduleSettings()
     codec: str = Field(
         "float32",
-        description="how updates are encoded: auto (by each device's link), float32, float16, int8, int8-zstd, one-bit, "
-        "top-1-percent ([which](docs/learning.md#codecs))",
+        description="how updates are encoded: auto (by each device's link), float32, float16, int8, int8-zstd, "
+        "one-bit, top-1-percent ([which](docs/learning.md#codecs))",
     )
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
 

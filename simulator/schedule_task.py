@@ -58,10 +58,12 @@ class DrawnTask:
         rng = np.random.default_rng([work.seed, *client.id.encode()])
         step = rng.standard_normal(self.n_params).astype(np.float32)
         work.progress(1, 1)
+        num_examples, n_steps = int(rng.integers(1, 100)), int(rng.integers(1, 100))
         trained = Result(
             parameters={"weights": parameters["weights"] + step},
-            num_examples=int(rng.integers(1, 100)),
-            n_steps=int(rng.integers(1, 100)),
+            num_examples=num_examples,
+            n_steps=n_steps,
+            metrics={"initial_loss": float(rng.uniform(0, 3))} if work.algorithm == "qfedavg" else {},
         )
         delta = delta_of(trained, self._spec.flatten(parameters), self._spec)
         correction = self._spec.flatten({"weights": np.zeros(self.n_params), **work.correction})

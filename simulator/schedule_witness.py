@@ -205,16 +205,16 @@ class Witness:
                     self.note(f"version {record.version} is not what its {len(rows)} updates yield")
                 if is_stateful:
                     books.judge_version(made)
+        self._judge_kept(aggregation.state, result)
         if is_stateful:
-            self._judge_states(books, aggregation.state, result)
+            self.n_states = books.judge_disks(self.folders)
         final = load_file(result.model)
         if final["weights"].tobytes() != aggregation.state.model[0].tobytes():
             self.note("the final model is not what the journal yields")
 
-    def _judge_states(self, books: StateBooks, made: ServerState, result: RunResult) -> None:
-        """Hold what the server has kept, and what lies on devices' disks, against what was made anew."""
+    def _judge_kept(self, made: ServerState, result: RunResult) -> None:
+        """Hold what the server has kept beside the model against what was made anew."""
         kept = ModelStore(result.folder / "versions").load(made.version).optimizer
         for name, array in made.optimizer.items():
             if name not in kept or kept[name].tobytes() != array.tobytes():
                 self.note(f"{name} of version {made.version} is not what the journal yields")
-        self.n_states = books.judge_disks(self.folders)

@@ -111,7 +111,10 @@ class Schedule:
             late=rng.choice((0.0, 0.002, 0.01)),
             crashes=tuple(_forgetting(_crashes(rng, devices, seed), devices, Random(f"folders {seed}"))),
             full_disks=tuple(_full_disks(rng, devices)),
-            tables=_with_an_algorithm(_in_a_mode(_tables(rng), Random(f"mode {seed}")), Random(f"algorithm {seed}")),
+            tables=_with_an_optimizer(
+                _with_an_algorithm(_in_a_mode(_tables(rng), Random(f"mode {seed}")), Random(f"algorithm {seed}")),
+                Random(f"optimizer {seed}"),
+            ),
         )
 
     def lines(self) -> Iterator[str]:
@@ -253,3 +256,13 @@ def _with_an_algorithm(tables: dict[str, dict[str, Any]], rng: Random) -> dict[s
             return tables
     server = {**tables["server"], "weighting": "uniform", "population": rng.choice((None, None, 12))}
     return {**tables, "training": {**tables["training"], **training}, "server": server}
+
+
+def _with_an_optimizer(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
+    """Return the settings of a run whose server keeps moments, every second; of the others, some weigh by losses."""
+    name = rng.choice(("sgd", "sgd", "sgd", "sgd", "fedavgm", "adagrad", "adam", "yogi"))
+    if name != "sgd":
+        return {**tables, "server": {**tables["server"], "optimizer": {"name": name}}}
+    if "algorithm" in tables["training"] or rng.random() < 0.7:
+        return tables
+    return {**tables, "training": {**tables["training"], "algorithm": "qfedavg", "q": rng.choice((0.1, 1.0, 3.0))}}

@@ -151,9 +151,9 @@ def test_device_without_a_place_to_keep_state_is_refused_a_codec_that_needs_it()
 )
 def test_one_bit_is_for_updates_whose_error_is_averaged_out(tables: dict[str, dict[str, Any]]) -> None:
     """Not for a rule that looks at single ones, a bound on their norm, or state that hangs on one; nor for a few."""
-    link = {"uplink_bytes_per_s": 1.0, "seconds_left": 10.0}
+    link: dict[str, Any] = {"uplink_bytes_per_s": 1.0, "seconds_left": 10.0}
     training = {"codec": "auto", **tables.get("training", {})}
-    ours = {"round": LARGE_ROUND, **tables, "training": training}
+    ours: dict[str, Any] = {"round": LARGE_ROUND, **tables, "training": training}
     assert CodecChoice(some_settings(round=LARGE_ROUND, training={"codec": "auto"}), SIZES).of(ALL, **link) == "one-bit"
     assert CodecChoice(some_settings(**ours), SIZES).of(ALL, **link) == "int8"
 

@@ -63,6 +63,9 @@ def test_schedule_is_a_function_of_its_seed() -> None:
     assert any(each.mode == "sync" and each.outstanding and each.max_staleness for each in rounds)
     algorithms = [schedule.tables["training"].get("algorithm") for schedule in drawn]
     assert {algorithms.count(name) > 20 for name in ("scaffold", "feddyn", None)} == {True}
+    optimizers = [schedule.tables["server"]["optimizer"].get("name", "sgd") for schedule in drawn]
+    assert {optimizers.count(name) > 20 for name in ("sgd", "fedavgm", "adagrad", "adam", "yogi")} == {True}
+    assert algorithms.count("qfedavg") > 10
     crashes = [crash for schedule in drawn for crash in schedule.crashes]
     assert {crash.victim[0] for crash in crashes if crash.loses_folder} == {"d"}
     assert {"aggregator", "broker", "d0"} <= {crash.victim for crash in crashes}
