@@ -12,7 +12,9 @@ from aggregator.round_machine import RoundMachine
 from aggregator.selection import seed_of
 from aggregator.uploads import Grant
 from broker.transport import Will
+from shared.algorithms import STATEFUL
 from shared.codecs import CODECS
+from shared.errors import Reason
 from shared.messages import (
     Action,
     AggregatorStatus,
@@ -59,6 +61,7 @@ class Announcements:
         self, settings: Settings, *, run: str, machine: RoundMachine, instance: str, lag: LoopLag | None = None
     ) -> None:
         self._settings, self._run, self._machine, self._lag = settings, run, machine, lag
+        self._needs_state = settings.training.algorithm in STATEFUL
         self.instance = instance
         self.epoch = 0
         """Of this start; set when the fleet is claimed."""
@@ -101,6 +104,7 @@ class Announcements:
         counts = machine.leases.counts()
         waits = machine.phase is Phase.WAITING
         n_barred = machine.invitations.n_barred(now) if waits else 0
+        n_stateless = machine.population.n_refused(Reason.STATE) if waits and self._needs_state else 0
         lag = None if self._lag is None else self._lag.over_the_run()
         return AggregatorStatus(
             online=True,
@@ -113,6 +117,7 @@ class Announcements:
             causes=[f"{cause}: {detail}"[:256] for cause, detail in machine.pausing.causes.items()]
             or ["waiting_for_devices"] * waits
             + [f"barred_by_quota: {n_barred}"] * bool(n_barred)
+            + [f"keep_no_state: {n_stateless}"] * bool(n_stateless)
             + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,

@@ -160,6 +160,10 @@ class Population:
             "refused": sum(member.refusal is not None for member in self._members.values() if member.is_online),
         }
 
+    def n_refused(self, reason: Reason) -> int:
+        """Return how many devices that are there do not take part for one reason."""
+        return sum(member.refusal is reason and member.is_online for member in self._members.values())
+
     def by_class(self) -> dict[str, int]:
         """Return how many devices of each class are known; "" are those that do not say."""
         return dict(Counter(member.device_class for member in self._members.values()))

@@ -20,6 +20,7 @@ from aggregator.intake import Intake
 from aggregator.leases import Lease, LeaseBook
 from aggregator.presence import Presences
 from broker.transport import Message
+from shared.algorithms import STATEFUL
 from shared.codecs import codec_named
 from shared.errors import PeerError, Reason
 from shared.messages import PROTOCOL_VERSION, CheckIn, DeviceStatus, Report, Reported
@@ -77,6 +78,8 @@ class Reception:
         tell: Callable[[Event], None],
     ) -> None:
         self._run, self._topics, self._spec = run, topics, spec
+        self._algorithm = settings.training.algorithm
+        self._needs_state = self._algorithm in STATEFUL
         self._leases, self._intake, self._tell = leases, intake, tell
         self._codecs, self._chunk_bytes = CodecChoice(settings, sizes_of(spec)), settings.transfer.chunk_bytes
         self._needs_loss = settings.training.algorithm == "qfedavg"
@@ -178,6 +181,8 @@ class Reception:
             refusal, detail = Reason.CODEC, cannot
         elif refusal is None and check_in.spec != self._spec.own.digest:
             refusal, detail = Reason.SPEC, "its task yields another model"
+        elif refusal is None and self._needs_state and not check_in.keeps_state:
+            refusal, detail = Reason.STATE, f"it keeps no state, and {self._algorithm} lets each device keep some"
         if refusal is not None:
             log.info("not_eligible", device=device, reason=str(refusal), detail=detail)
         holds = frozenset(held.lease for held in check_in.holds if held.run == self._run)

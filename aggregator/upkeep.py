@@ -24,8 +24,9 @@ from aggregator.publishing import KEPT_VERSIONS
 from aggregator.records import RoundClock
 from aggregator.run_folder import RunFolder
 from aggregator.summing_up import Failures
+from shared.algorithms import STATEFUL
 from shared.blocking import Lane, RunBlocking
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Reason
 
 __all__ = ["SPARE_BYTES", "Upkeep"]
 
@@ -66,7 +67,7 @@ class Upkeep:
         self._opened, self._run_blocking, self._tell, self._wall = opened, run_blocking, tell, wall
         self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._is_small = self._is_low = False
-        self._waits_for_quotas = False
+        self._waits_for_quotas = self._waits_for_state = False
         self._failures = Failures()
 
     def put(self, chore: Callable[[], Awaitable[None]]) -> None:
@@ -101,6 +102,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._warn_of_quotas()
+            self._warn_of_devices_without_state()
             try:
                 await self._store_clock()
                 is_low = await self.look()
@@ -132,6 +134,25 @@ class Upkeep:
                 hint="lower selection.min_separation or raise max_per_day, or add devices",
             )
         self._waits_for_quotas = has_to_wait
+
+    def _warn_of_devices_without_state(self) -> None:
+        """Say once that a round does not begin because devices keep no state, and the algorithm needs that."""
+        machine, now = self._opened.machine, asyncio.get_running_loop().time()
+        algorithm, need = machine.settings.training.algorithm, machine.settings.round.quorum_count
+        if algorithm not in STATEFUL:
+            return
+        n_refused = machine.population.n_refused(Reason.STATE) if machine.phase is Phase.WAITING else 0
+        has_to_wait = n_refused > 0 and machine.n_at_hand(now) < need
+        if has_to_wait and not self._waits_for_state:
+            log.warning(
+                "waiting_for_devices_that_keep_state",
+                algorithm=algorithm,
+                keep_none=n_refused,
+                have=machine.n_at_hand(now),
+                need=need,
+                hint="let them keep state (keeps_state on the device), or use fedavg or fedprox, which need none",
+            )
+        self._waits_for_state = has_to_wait
 
     async def _store_clock(self) -> None:
         """Store where the timers stand, for a restart."""

@@ -44,6 +44,7 @@ def main(
     partition: Annotated[str | None, typer.Option(metavar="I/N", help="Part I of N of the data, I from 0.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="So many devices in this process: ID-0, ID-1, …")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where devices keep their state.")] = None,
+    no_state: Annotated[bool, typer.Option("--no-state", help="Keep nothing of a training for the next.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when the run is finished; else wait for the next.")] = False,
     check_config: Annotated[bool, typer.Option("--check-config", help="Check settings and task, then end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Log JSON lines, even on a terminal.")] = False,
@@ -71,6 +72,7 @@ def main(
             "partition": _partition(partition),
             "folder": str(folder) if folder else None,
             "until_finished": True if once else None,
+            "keeps_state": False if no_state else None,
         }
         settings = load_settings(EdgeSettings, config, overrides)
         found = _task(settings, config)
@@ -115,7 +117,8 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings) -> HostedDevice:
         broker = BrokerSettings.model_validate({**dict(broker), "url": device.url})
     device_class = device.device_class or settings.device_class or read_device_class()
     changes = {"broker": broker, "device_class": device_class, "until_finished": bool(settings.until_finished)}
-    own = settings.model_copy(update=changes)
+    keeps_state = settings.keeps_state if device.keeps_state is None else device.keeps_state
+    own = settings.model_copy(update={**changes, "keeps_state": keeps_state})
     data = device.data or settings.data
     if data is not None:
         _check_data(device.id, data)

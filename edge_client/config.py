@@ -110,6 +110,7 @@ class DeviceSettings(_Section):
     device_class: DeviceClass | None = Field(None, description="what kind of device it is, in one word")
     data: Path | None = Field(None, description="its data, handed to the task as client.data")
     partition: Partition | None = Field(None, description="[i, n]: the i-th of n parts, handed to the task")
+    keeps_state: bool | None = Field(None, description="whether it keeps anything of a training for the next")
 
     @field_validator("url")
     @classmethod
@@ -133,6 +134,10 @@ class EdgeSettings(_Section):
     )
     data: Path | None = Field(None, description="its data, handed to the task as client.data")
     partition: Partition | None = Field(None, description="[i, n]: the i-th of n parts, handed to the task")
+    keeps_state: bool = Field(
+        True,
+        description="false: it keeps nothing of a training for the next; runs whose algorithm needs that do without it",
+    )
     devices: list[DeviceSettings] = Field([], description="several devices in this process, in place of id")
     broker: BrokerSettings = BrokerSettings()
     folder: Path = Field(

@@ -27,7 +27,7 @@ from edge_client.training import CarryOut, Finished, Gate, carry_out
 from edge_client.training_line import TrainingLine
 from edge_client.upload import LEAST_CHUNK_BYTES
 from shared.blocking import Lane, RunBlocking
-from shared.errors import ConfigError, InvalidState
+from shared.errors import ConfigError, InvalidState, PeerError, Reason
 from shared.messages import Assignment, ModelRef, Outcome
 from shared.parameters import ParameterSpec, Vector
 from shared.task import Arrays, Client, Task
@@ -92,6 +92,7 @@ class DeviceWork:
             clock=clock,
         )
         self.cache = ModelCache(files.below("models"), settings.cache.quota_bytes)
+        self._keeps_state = settings.keeps_state
         self._state = LocalState(files.below("state"))
         self._kept = AlgorithmStates(files.below("state"))
         self._line, self._carry_out = line or TrainingLine(), carry_out
@@ -163,7 +164,12 @@ class DeviceWork:
             return cached.index.spec, cached.read()
 
         def state() -> Arrays:
-            return self._state.current(order.run)
+            return self._state.current(order.run) if self._keeps_state else {}
+
+        def kept(lease: str | None) -> Arrays:
+            if not self._keeps_state:
+                raise PeerError(Reason.STATE, "this device keeps nothing of a training for the next (keeps_state)")
+            return self._kept.of(order.run, lease)
 
         try:
             with self._line.place(gate):
@@ -178,7 +184,7 @@ class DeviceWork:
                         spec=self.spec,
                         state=state,
                         gate=gate,
-                        kept=partial(self._kept.of, order.run),
+                        kept=kept,
                     ),
                 )
             if finished is None or gate.is_cancelled:
@@ -235,7 +241,7 @@ class DeviceWork:
         await self.blocking(Lane.DISK, partial(self._epoch.write, epoch))
 
     def _keep(self, order: Assignment, finished: Finished) -> list[str]:
-        if finished.state is not None:
+        if finished.state is not None and self._keeps_state:
             self._state.stage(order.lease, order.run, finished.state)
         if finished.kept is not None:
             parent = None if order.work is None else order.work.state_of

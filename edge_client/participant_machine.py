@@ -31,7 +31,7 @@ class ParticipantMachine:
     """One device.
 
     Args:
-        boot, spec, timers, rng, epoch, device_class: see `Presence`.
+        boot, spec, timers, rng, epoch, device_class, stateful: see `Presence`.
         held: reports that were in the outbox at the start.
         finals: leases that were final at the start, oldest first.
     """
@@ -47,10 +47,12 @@ class ParticipantMachine:
         finals: Iterable[str] = (),
         epoch: int | None = None,
         device_class: str = "",
+        stateful: bool = True,
     ) -> None:
-        self._timers = timers
-        self._presence = Presence(boot=boot, spec=spec, timers=timers, rng=rng, epoch=epoch, device_class=device_class)
-        self._held = HeldReports(timers, rng, held)
+        self._presence = Presence(
+            boot=boot, spec=spec, timers=timers, rng=rng, epoch=epoch, device_class=device_class, stateful=stateful
+        )
+        self._timers, self._held = timers, HeldReports(timers, rng, held)
         self._finals = FinalLeases(finals)
         self._phase = Phase.IDLE
         self._live: LiveLease | None = None

@@ -41,6 +41,7 @@ class Presence:
         rng: where the jitter comes from.
         epoch: the highest that an earlier life of this device has seen.
         device_class: what kind of device it is; "": not known.
+        stateful: whether it keeps anything of a training for the next.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Presence:
         rng: Random,
         epoch: int | None = None,
         device_class: str = "",
+        stateful: bool = True,
     ) -> None:
         self._boot, self._spec, self._timers, self._rng = boot, spec, timers, rng
-        self._device_class = device_class
+        self._device_class, self._stateful = device_class, stateful
         self.is_connected = False
         self._lost_at: float | None = None
         self.fleet: Fleet | None = None
@@ -240,6 +242,7 @@ class Presence:
             detail=self._refusal.detail[:256] if self._refusal else "",
             holds=sorted(holds, key=lambda holding: holding.run != self.run)[:MAX_HOLDS],
             missing=missing,
+            keeps_state=self._stateful,
         )
 
     @property

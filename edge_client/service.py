@@ -146,6 +146,7 @@ class EdgeClient:
                 finals=self._work.outbox.finals,
                 epoch=self._work.saved_epoch,
                 device_class=self._settings.device_class or "",
+                stateful=self._settings.keeps_state,
             )
             try:
                 async with self._background:

@@ -215,7 +215,8 @@ class Fleet:
         body = known.body
         pace = None if body is None else body.pace()
         blocking = self._blocking(device, known.delays, pace)
-        own = {} if body is None else {"device_class": body.device_class, "eligibility": body.eligibility}
+        keys = ("device_class", "eligibility", "keeps_state")
+        own = {} if body is None else {key: getattr(body, key) for key in keys}
         service = EdgeClient(
             self._edge.model_copy(update={"id": device, **own}),
             known.task if pace is None else pace.task,

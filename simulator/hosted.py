@@ -69,6 +69,7 @@ def _hosted(settings: EdgeSettings, device: DeviceSettings, plan: HostPlan, task
         "broker": broker,
         "device_class": device.device_class or settings.device_class,
         "until_finished": bool(settings.until_finished),
+        "keeps_state": settings.keeps_state if device.keeps_state is None else device.keeps_state,
     }
     return HostedDevice(
         settings=settings.model_copy(update=changes),

@@ -63,6 +63,10 @@ class DeviceGroup(_Section):
     eligibility: EligibilitySettings = Field(
         EligibilitySettings(), description="the devices' own rules, as in their settings: who takes part when"
     )
+    keeps_state: bool = Field(
+        True,
+        description="false: they keep nothing of a training for the next, which some algorithms need",
+    )
     faults: DeviceFaults = Field(NO_FAULTS, description="what goes wrong on each")
     attack: AttackSettings | None = Field(None, description="what each sends in place of its update")
     killed_in_upload: bool = Field(
@@ -187,6 +191,7 @@ class Scenario(_Section):
                     link=group.link,
                     availability=group.availability,
                     eligibility=group.eligibility,
+                    keeps_state=group.keeps_state,
                     faults=group.faults,
                     attack=group.attack,
                     killed_in_upload=group.killed_in_upload,
@@ -235,6 +240,7 @@ class PlannedDevice:
         link: its way to the broker.
         availability: when it is there.
         eligibility: its own rules.
+        keeps_state: whether it keeps anything of a training for the next.
         faults: what goes wrong on it.
         attack: what it sends in place of its update; None: it is honest.
         killed_in_upload: whether it is killed in mid-upload, for good.
@@ -249,6 +255,7 @@ class PlannedDevice:
     link: LinkProfile
     availability: Availability = field(hash=False)
     eligibility: EligibilitySettings = field(hash=False)
+    keeps_state: bool = True
     faults: DeviceFaults
     attack: AttackSettings | None
     killed_in_upload: bool

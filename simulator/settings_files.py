@@ -45,6 +45,7 @@ def host_toml(devices: Sequence[PlannedDevice], urls: Mapping[str, str], *, task
             "url": urls[device.id],
             "partition": list(device.partition),
             "device_class": device.class_name or None,
+            "keeps_state": None if device.keeps_state else False,
         }
         for device in devices
     ]

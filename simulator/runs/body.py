@@ -23,6 +23,7 @@ class Body:
 
     Args:
         eligibility: its own rules.
+        keeps_state: whether it keeps anything of a training for the next.
         device_class: as it says of itself on the wire; None: nothing.
         pace: of its next life.
         look: reads its conditions.
@@ -31,6 +32,7 @@ class Body:
 
     device_class: str | None
     eligibility: EligibilitySettings
+    keeps_state: bool
     pace: Callable[[], Pace]
     look: Callable[[], Conditions]
     spec: ParameterSpec

@@ -269,7 +269,8 @@ class Simulation:
         start_hour = self.scenario.start_hour
         look = partial(conditions_at, device, start_hour=start_hour, now=asyncio.get_running_loop().time)
         name, rules = device.class_name or None, device.eligibility
-        return Body(device_class=name, eligibility=rules, pace=pace, look=look, spec=spec)
+        state = device.keeps_state
+        return Body(device_class=name, eligibility=rules, keeps_state=state, pace=pace, look=look, spec=spec)
 
     async def _watch(self, fleet: Fleet, fates: Fates, loop: VirtualTimeLoop, began: float) -> None:
         shown = 0.0

@@ -150,6 +150,23 @@ def test_device_that_cannot_take_part_is_known_and_not_asked(
         assert event.detail == fields["detail"]
 
 
+@pytest.mark.parametrize(
+    ("training", "reason"),
+    [({}, None), ({"algorithm": "scaffold"}, Reason.STATE), ({"algorithm": "feddyn", "alpha": 0.1}, Reason.STATE)],
+)
+def test_device_without_state_is_refused_where_some_is_kept(
+    tmp_path: Path, training: dict[str, Any], reason: Reason | None
+) -> None:
+    """By the algorithm's name; one that keeps state is welcome everywhere."""
+    desk = Desk(tmp_path, training=training)
+    (welcome,) = check_in(desk, a_check_in())
+    (event,) = check_in(desk, a_check_in(keeps_state=False, connection=2))
+    assert isinstance(welcome, ev.CheckedIn)
+    assert isinstance(event, ev.CheckedIn)
+    assert (welcome.refusal, event.refusal) == (None, reason)
+    assert bool(event.detail) is (training.get("algorithm", "?") in event.detail) is (reason is not None)
+
+
 def test_check_in_of_an_older_connection_is_ignored(desk: Desk) -> None:
     """It was under way when its device reconnected; another boot is a newer one."""
     assert check_in(desk, a_check_in(connection=5))

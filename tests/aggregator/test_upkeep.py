@@ -12,6 +12,7 @@ from aggregator.config import Settings
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.upkeep import SPARE_BYTES
+from edge_client.config import EdgeSettings
 from shared.messages import Outcome, Receipt
 from shared.topics import Topics
 from shared.wire import decode
@@ -207,3 +208,32 @@ async def test_round_that_waits_for_quotas_says_so_once(tmp_path: Path) -> None:
             await asyncio.sleep(60.0)
     (said,) = [line for line in logs if line["event"] == "waiting_for_quotas"]
     assert (said["barred"], said["have"], said["need"]) == (3, 0, 3)
+
+
+async def test_round_that_waits_for_devices_that_keep_state_says_so_once(tmp_path: Path) -> None:
+    """FedDyn on devices that may keep nothing: each is refused by name, and log and status name the cause."""
+    settings = a_run(tmp_path, training={"algorithm": "feddyn", "alpha": 0.1})
+    edge = EdgeSettings(folder=tmp_path, keeps_state=False)
+    with structlog.testing.capture_logs() as logs:
+        async with Fleet(settings, LinearTask(), tmp_path, edge=edge) as fleet:
+            fleet.start_aggregator()
+            for i in range(5):
+                fleet.add(f"d{i}")
+            await fleet.until(lambda: fleet.status and "keep_no_state: 5" in fleet.status.causes)
+            await asyncio.sleep(60.0)
+            assert phase(fleet) == "waiting"
+    (said,) = [line for line in logs if line["event"] == "waiting_for_devices_that_keep_state"]
+    assert (said["algorithm"], said["keep_none"], said["have"], said["need"]) == ("feddyn", 5, 0, 3)
+    away = [line for line in logs if line["event"] == "turned_away"]
+    assert len(away) == 5
+    assert {(line["reason"], "keeps_state" in line["what_to_do"]) for line in away} == {("state", True)}
+    assert not [line for line in logs if line["event"] == "work_begun"]
+
+
+async def test_devices_without_state_take_part_where_nothing_is_kept(tmp_path: Path) -> None:
+    """FedProx and FedAvg need none."""
+    edge = EdgeSettings(folder=tmp_path, keeps_state=False)
+    settings = a_run(tmp_path, training={"algorithm": "fedprox", "mu": 0.1})
+    async with Fleet(settings, LinearTask(), tmp_path, edge=edge) as fleet:
+        await begin(fleet)
+        assert (await fleet.result()).version == 2

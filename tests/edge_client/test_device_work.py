@@ -11,7 +11,7 @@ from edge_client.device_work import DeviceWork, spec_of
 from edge_client.events import Settle
 from shared.blocking import Lane
 from shared.errors import ConfigError, InvalidState, Reason
-from shared.messages import Outcome
+from shared.messages import Outcome, WorkOrder
 from shared.parameters import ParameterSpec
 from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
 from tests.edge_client.builders import an_order, lease
@@ -213,3 +213,25 @@ async def test_outcome_moves_the_state_once_wherever_the_power_goes(
     assert again.held() == []
     await again.work(ORDER.model_copy(update={"lease": lease(2)}))
     assert int(task.seen[-1].state["count"]) == 1
+
+
+def suffixes_below(folder: Path) -> list[str]:
+    """What kinds of states a device keeps."""
+    return sorted(path.suffix for path in folder.rglob("state/*"))
+
+
+@pytest.mark.parametrize("keeps_state", [True, False])
+async def test_device_that_may_keep_nothing_keeps_nothing(tmp_path: Path, keeps_state: bool) -> None:
+    """Neither the task's state nor the algorithm's; and work that needs some fails by name."""
+    task, settings = AddOne(5000, state=True), EdgeSettings(folder=tmp_path, keeps_state=keeps_state)
+    work = DeviceWork(settings, task, Client(id=ClientId("pi")), Direct(), lambda: 0.0)
+    await work.open(None)
+    model = Published()
+    model.fill(await work.model(model.ref))
+    feddyn = WorkOrder(seed=1, algorithm="feddyn", epochs=1, learning_rate=0.1, alpha=0.5)
+    for number, order in ((1, ORDER.work), (2, feddyn), (3, feddyn.model_copy(update={"state_of": lease(2)}))):
+        await work.work(ORDER.model_copy(update={"lease": lease(number), "work": order}))
+        await work.settle(Settle(lease=lease(number), outcome=Outcome.ACCEPTED))
+    assert [dict(each.state) for each in task.seen] == ([{}, {"count": 1}, {"count": 2}] if keeps_state else [{}])
+    assert [len(each.correction) for each in task.seen] == ([0, 1, 1] if keeps_state else [0])
+    assert suffixes_below(tmp_path) == ([".algorithm", ".algorithm", ".state"] if keeps_state else [])

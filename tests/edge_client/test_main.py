@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from edge_client.__main__ import app, name_of_host, plan_devices
 from edge_client.config import DeviceSettings, EdgeSettings
+from edge_client.hosting import HostedDevice
 from edge_client.state_folder import lock_folder
 from shared.errors import ConfigError
 
@@ -102,6 +103,27 @@ def test_check_config_says_fine() -> None:
     """Settings and task can be checked without a broker."""
     result = CliRunner().invoke(app, ["--task", TASK, "--check-config", "--id", "pi", "--devices", "2"])
     assert (result.exit_code, result.output) == (0, "settings: fine; pi-0, pi-1\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "expected"),
+    [([], None, True), (["--no-state"], None, False), ([], False, False), (["--no-state"], True, True)],
+)
+def test_device_keeps_state_unless_it_is_told_not_to(
+    arguments: list[str], device: bool | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line for all of a process, in its file for each."""
+    hosted: list[HostedDevice] = []
+
+    async def run(devices: list[HostedDevice], task: object) -> None:
+        hosted.extend(devices)
+
+    monkeypatch.setattr("edge_client.__main__._run", run)
+    keeps = "" if device is None else f"keeps_state = {str(device).lower()}"
+    config = tmp_path / "device.toml"
+    config.write_text(f'task = "{TASK}"\n[[devices]]\nid = "pi"\n{keeps}\n')
+    result = CliRunner().invoke(app, ["--config", str(config), *arguments])
+    assert (result.exit_code, [each.settings.keeps_state for each in hosted]) == (0, [expected])
 
 
 @contextmanager

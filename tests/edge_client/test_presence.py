@@ -154,3 +154,11 @@ def test_check_in_says_the_class_of_the_device() -> None:
     """Windows, selection and the fairness report of the aggregator go by it."""
     presence = Presence(boot="b", spec="0" * 64, timers=TIMERS, rng=Random(1), device_class="pi-4")
     assert presence.check_in([], 0.0, is_idle=True).device_class == "pi-4"
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_check_in_says_whether_the_device_keeps_state(stateful: bool) -> None:
+    """So that nobody gives it work that needs some."""
+    presence = Presence(boot="b", spec="0" * 64, timers=TIMERS, rng=Random(1), stateful=stateful)
+    presence.connected(1)
+    assert presence.check_in([], 0.0, is_idle=True).keeps_state is stateful

@@ -50,3 +50,7 @@ def test_host_file_names_each_device_with_its_link(tmp_path: Path) -> None:
         ("a-3", "mqtt://127.0.0.1:3", (2, 3)),
     ]
     assert (settings.task, settings.fleet, settings.folder) == ("m:t", "f", tmp_path)
+    assert [device.keeps_state for device in settings.devices] == [None, None]
+    scenario = Scenario(run={"task": "m:t"}, devices={"a": DeviceGroup(count=1, keeps_state=False)})
+    path.write_text(host_toml(scenario.hosts()[0], urls, task="m:t", fleet="f", folder=tmp_path))
+    assert load_settings(EdgeSettings, path).devices[0].keeps_state is False
