@@ -42,7 +42,7 @@ def test_metric_falls_when_it_is_a_loss_or_has_an_upper_bound(stop: dict[str, An
         ({"training": {"algorithm": "fedprox"}}, "fedprox needs mu"),
         ({"training": {"mu": 0.1}}, "mu is of fedprox alone, and algorithm = fedavg: leave it out"),
         ({"training": {"algorithm": "fedprox", "mu": 20, "learning_rate": 0.1}}, "mu x learning_rate = 2 is over 1"),
-        ({"training": {"codec": "gzip"}}, "there are float32, float16"),
+        ({"training": {"codec": "gzip"}}, "there are auto, float32, float16"),
         (
             {"training": {"codec": "top-1-percent", "algorithm": "scaffold"}},
             "no place for the delta in top-1-percent: use int8",
