@@ -165,7 +165,7 @@ def kept_by(federation: Federation, k: int) -> NDArray[np.float64]:
     return found
 
 
-@pytest.mark.parametrize("codec", ["float32", "float16"])
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("algorithm", ["scaffold", "feddyn"])
 @pytest.mark.parametrize("seed", range(6))
 async def test_server_knows_the_sum_of_what_devices_keep(tmp_path: Path, algorithm: str, codec: str, seed: int) -> None:
