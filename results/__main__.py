@@ -121,7 +121,7 @@ def _last(progress: Progress) -> str:
 def _as_json(found: Mapping[str, tuple[Case, Found]]) -> str:
     fields = {
         name: [
-            {"target": each.target, "found": each.found, "is_met": each.is_met}
+            {"target": each.target, "found": each.found, "outcome": each.outcome}
             for each in case.section(of_case).verdicts
         ]
         for name, (case, of_case) in found.items()

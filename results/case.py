@@ -11,7 +11,7 @@ import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from shared.errors import ConfigError
 
@@ -91,12 +91,12 @@ class Verdict:
     Args:
         target: what was to be shown.
         found: the figures.
-        is_met: None: it was only to be reported, or there is too little to tell.
+        outcome: "open": the mean is as it should be, its interval is not all there; "reported": there is no bound.
     """
 
     target: str
     found: str
-    is_met: bool | None
+    outcome: Literal["met", "missed", "open", "reported"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

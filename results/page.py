@@ -78,7 +78,7 @@ def _wrapped(paragraph: str) -> str:
 
 
 def _mark(verdict: Verdict) -> str:
-    return {True: "met", False: "**missed**", None: "reported"}[verdict.is_met]
+    return f"**{verdict.outcome}**" if verdict.outcome in ("missed", "open") else verdict.outcome
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,7 +21,7 @@ from shared.task import Arrays, Client, Evaluated, Initial, Metric, Ratio, Train
 
 __all__ = ["Deal", "SkewedDigits"]
 
-Deal = Literal["shards", "dirichlet", "alike"]
+Deal = Literal["shards", "digits", "dirichlet", "alike"]
 Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Inputs (n, 65) in [-1, 3], the last of them one; labels (n,) in 0..9."""
 Gradients = dict[str, NDArray[np.float32]]
@@ -44,13 +44,14 @@ def all_digits() -> tuple[Examples, Examples]:
 
 @functools.lru_cache(maxsize=64)
 def dealt(n: int, deal: Deal, concentration: float, seed: int) -> tuple[NDArray[np.int64], ...]:
-    """Return the images of each of `n` devices, as indexes of the training set.
+    """Return the images of each of `n` devices, as indexes of the training set: each image once.
 
     Args:
         n: devices.
         deal: "shards": sorted by label, cut into 2n pieces, two to each device (McMahan et al., AISTATS 2017, arXiv
-            1602.05629, section 3); "dirichlet": each label by shares from a Dirichlet distribution (Hsu et al., arXiv
-            1909.06335), and one image more to each device; "alike": at random.
+            1602.05629, section 3); "digits": sorted by label, the labels in an order of the seed's, and cut into n
+            pieces, so that ten devices have a digit each, about; "dirichlet": each label by shares from a Dirichlet
+            distribution (Hsu et al., arXiv 1909.06335), and one image more to each device; "alike": at random.
         concentration: of the Dirichlet; smaller is more uneven.
         seed: of the deal.
 
@@ -68,6 +69,9 @@ def dealt(n: int, deal: Deal, concentration: float, seed: int) -> tuple[NDArray[
         shards = np.array_split(order[np.argsort(labels[order], kind="stable")], SHARDS_PER_DEVICE * n)
         turns = rng.permutation(len(shards)).reshape(n, SHARDS_PER_DEVICE)
         return tuple(np.concatenate([shards[shard] for shard in mine]) for mine in turns)
+    if deal == "digits":
+        ranks = rng.permutation(N_LABELS)[labels[order]]
+        return tuple(np.array_split(order[np.argsort(ranks, kind="stable")], n))
     parts: list[list[NDArray[np.int64]]] = [[order[part : part + 1]] for part in range(n)]
     for label in range(N_LABELS):
         rest = order[n:][labels[order[n:]] == label]

@@ -11,7 +11,7 @@ __all__ = ["ROOT", "digest_of"]
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ("shared", "broker", "edge_client", "aggregator", "simulator")
-COMPUTING = ("case.py", "federated.py", "skewed_digits.py")
+COMPUTING = ("case.py", "federated.py", "skewed_digits.py", "uses.py")
 """Files of `results/` that compute; the others run, render and draw."""
 
 

@@ -25,7 +25,7 @@ def test_runs_of_a_case_are_its_own_and_differ(name: str, is_quick: bool) -> Non
     runs = cases()[name].runs(Scale(seeds=[1, 2], folds=[0, 1], is_quick=is_quick))
     assert {run.case for run in runs} == {name}
     assert len({run.key() for run in runs}) == len(runs) > 0
-    assert {run.seed for run in runs} == {1, 2}
+    assert {run.seed for run in runs} <= {1, 2}
 
 
 def test_quick_runs_are_fewer() -> None:

@@ -47,7 +47,7 @@ def test_quick_is_one_seed_and_one_fold(tiny: Tiny, place: Path) -> None:
     """And what it found can be printed for a program."""
     code, said = called(place, "tiny", "--quick", "--json")
     assert (code, len(tiny.computed)) == (0, 1)
-    assert json.loads(said[said.index("{") :])["tiny"][0] == {"target": "above 0", "found": "2", "is_met": True}
+    assert json.loads(said[said.index("{") :])["tiny"][0] == {"target": "above 0", "found": "2", "outcome": "met"}
 
 
 def test_rendering_without_numbers_says_what_computes_them(tiny: Tiny, place: Path) -> None:

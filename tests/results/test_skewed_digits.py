@@ -30,7 +30,7 @@ def work(**changes: Any) -> Work:
     )
 
 
-@pytest.mark.parametrize("deal", ["shards", "dirichlet", "alike"])
+@pytest.mark.parametrize("deal", ["shards", "digits", "dirichlet", "alike"])
 def test_every_image_is_dealt_exactly_once(deal: Deal) -> None:
     """Nobody has none, and another seed deals otherwise."""
     parts = dealt(20, deal, 0.1, 1)
@@ -45,6 +45,14 @@ def test_shards_leave_a_device_few_digits() -> None:
     counts = [len(set(labels[part])) for part in dealt(20, "shards", 0.1, 1)]
     assert max(counts) <= 4
     assert np.mean(counts) < 3
+
+
+def test_ten_devices_have_a_digit_each() -> None:
+    """But for a few images where the digits are not equally frequent."""
+    labels = all_digits()[0][1]
+    kept = [np.bincount(labels[part], minlength=10) for part in dealt(10, "digits", 0.1, 1)]
+    assert sorted(int(counts.argmax()) for counts in kept) == list(range(10))
+    assert min(counts.max() / counts.sum() for counts in kept) > 0.8
 
 
 def test_more_devices_than_images_are_refused() -> None:

@@ -41,9 +41,9 @@ class Tiny:
             tables=[[("what", "value"), ("total", f"{total:g}")]],
             meaning="Twice as much is more.",
             verdicts=[
-                Verdict(target="above 0", found=f"{total:g}", is_met=total > 0),
-                Verdict(target="above 1000", found=f"{total:g}", is_met=total > 1000),
-                Verdict(target="reported", found=f"{total:g}", is_met=None),
+                Verdict(target="above 0", found=f"{total:g}", outcome="met" if total > 0 else "missed"),
+                Verdict(target="above 1000", found=f"{total:g}", outcome="met" if total > 1000 else "missed"),
+                Verdict(target="reported", found=f"{total:g}", outcome="reported"),
             ],
             picture="two points",
         )

@@ -1,0 +1,222 @@
+"""A use of `examples/`: its federated run against every device alone, and against all data in one place.
+
+The federated side is the scenario as it stands, but that it never stops early and that its last version is taken. The
+baselines train by the task's own `train`, again and again from where they were, at several learning rates, and are
+evaluated after several numbers of passes: of both, the best is what they are compared by (`use_section.py`).
+
+Not here: what is said of the numbers (`use_section.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from aggregator.config import Settings
+from aggregator.schedules import Schedule, built_in_schedule
+from results.case import Numbers, Run, Scale
+from results.federated import federate, scenario_from
+from results.sources import ROOT
+from shared.task import Arrays, Client, ClientId, Metric, Task, Work, load_task
+from simulator.run_settings import settings_of
+from simulator.scenario import Scenario
+
+__all__ = ["ALONE", "CENTRAL", "FEDERATED", "Measure", "Use"]
+
+FEDERATED, ALONE, CENTRAL = "federated", "alone", "central"
+RATES = (1 / 3, 1.0, 3.0)
+"""Of the baselines, as multiples of the scenario's learning rate."""
+PASSES = (0.25, 0.5, 1.0, 2.0)
+"""After which they are evaluated, as multiples of the passes that a device of the federated run makes."""
+QUICK = 10
+"""A quick run has so many times fewer rounds."""
+TARGETS = ("at_least", "at_most", "patience")
+"""Keys of `[run.stop]` by which a run would end early, on test data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A metric of the task, and how it is compared.
+
+    Args:
+        name: as the task calls it.
+        title: for people.
+        is_error: whether less is better.
+        unit: of differences: "points" of a hundred; "%" of the baseline's value; "": the metric's own.
+        of: "all": compared on everybody's held-out data with all data in one place; "devices": on each device's own
+            with what it learned alone; "both".
+    """
+
+    name: str
+    title: str
+    is_error: bool = False
+    unit: Literal["points", "%", ""] = "points"
+    of: Literal["all", "devices", "both"] = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """The runs of one use.
+
+    Args:
+        name: of the module in `examples/`, of its scenario and of the case.
+        measures: metrics of the task.
+        rates: of the baselines, as multiples of the scenario's.
+        passes: of the baselines, likewise; ascending.
+        n_passes: that a device of the federated run makes; None: by the scenario's epochs.
+        most_seeds: that are computed, however many are asked for: for a use whose training takes minutes.
+    """
+
+    name: str
+    measures: Sequence[Measure]
+    rates: Sequence[float] = RATES
+    passes: Sequence[float] = PASSES
+    n_passes: int | None = None
+    most_seeds: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """Of the scenario."""
+        return ROOT / "examples" / f"{self.name}.toml"
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """Files that the numbers depend on."""
+        return (f"examples/{self.name}.py", f"examples/{self.name}.toml")
+
+    def runs(self, scale: Scale) -> Sequence[Run]:
+        """Return the federated run and the baselines at each rate, for every seed and fold."""
+        rates = (1.0,) if scale.is_quick else self.rates
+        arms: list[tuple[str, dict[str, float]]] = [(FEDERATED, {})]
+        arms += [(arm, {"rate": rate}) for arm in (ALONE, CENTRAL) for rate in rates]
+        shrunk = {"shrink": float(QUICK)} if scale.is_quick else {}
+        return [
+            Run(case=self.name, arm=arm, seed=seed, fold=fold, options={**options, **shrunk})
+            for fold in scale.folds
+            for seed in scale.seeds[: self.most_seeds]
+            for arm, options in arms
+        ]
+
+    def compute(self, run: Run) -> Numbers:
+        """Return metrics: of all held-out data by name, of each device's own by `device NAME`, a list.
+
+        A baseline has them for each number of passes, as `NAME @ MULTIPLE`.
+        """
+        scenario = whole(scenario_from(self.path, {"seed": run.seed}), shrink=run.options.get("shrink", 1))
+        settings, _ = settings_of(scenario, self.path, None)
+        task = load_task(f"examples.{self.name}:fold_{run.fold}", ROOT)
+        devices = [Client(id=ClientId(device.id), partition=device.partition) for device in scenario.plan()]
+        if run.arm == FEDERATED:
+            found = federate(scenario, task, path=self.path)
+            return {
+                **self._measured(task, found.parameters, None),
+                **_by_device([self._measured(task, found.parameters, device) for device in devices]),
+                "rounds": len(found.rounds),
+            }
+        n_passes = self._n_passes(settings, len(devices))
+        marks = [max(1, round(multiple * n_passes)) for multiple in self.passes]
+        numbers: dict[str, Any] = {}
+        if run.arm == CENTRAL:
+            everything = Client(id=ClientId("everything"), partition=(0, 1))
+            for multiple, parameters in zip(
+                self.passes, self._trained(task, settings, everything, marks, run), strict=True
+            ):
+                numbers |= _at(multiple, self._measured(task, parameters, None))
+            return numbers
+        of_devices: dict[float, list[dict[str, float | None]]] = {multiple: [] for multiple in self.passes}
+        for device in devices:
+            for multiple, parameters in zip(
+                self.passes, self._trained(task, settings, device, marks, run), strict=True
+            ):
+                of_devices[multiple].append(self._measured(task, parameters, device))
+        for multiple, measured in of_devices.items():
+            numbers |= _at(multiple, _by_device(measured))
+        return numbers
+
+    def _n_passes(self, settings: Settings, n_devices: int) -> int:
+        """Return how often a device of the federated run goes over its data."""
+        if self.n_passes is not None:
+            return self.n_passes
+        goal = min(settings.round.report_goal, n_devices)
+        return max(1, round((settings.stop.rounds or 1) * (settings.training.epochs or 1) * goal / n_devices))
+
+    def _trained(self, task: Task, settings: Settings, client: Client, marks: Sequence[int], run: Run) -> list[Arrays]:
+        """Return the parameters after so many passes, as `marks` says, with the scenario's schedule of rates."""
+        state: Arrays = {}
+        parameters, number, found = task.initial_parameters(run.seed).parameters, 0, []
+        part = client.partition or (0, 1)
+        rounds_per_pass = (settings.stop.rounds or 1) * self.passes[-1] / marks[-1]
+        for before, mark in pairwise((0, *marks)):
+            for first, epochs in _parts(settings, before, mark):
+                factor = _schedule(settings).factor(round(first * rounds_per_pass))
+                rate = settings.training.learning_rate * run.options["rate"] * factor
+                work = _work(settings, epochs, [run.seed, *part, number], rate, state)
+                trained = task.train(parameters, work, client)
+                assert trained.parameters is not None
+                parameters, state, number = {**parameters, **trained.parameters}, trained.state, number + 1
+            found.append(parameters)
+        return found
+
+    def _measured(self, task: Task, parameters: Arrays, client: Client | None) -> dict[str, float | None]:
+        evaluated = task.evaluate(parameters, client, {})
+        metrics: Mapping[str, Metric] = {} if evaluated is None else evaluated.metrics
+        return {measure.name: _value(metrics.get(measure.name)) for measure in self.measures}
+
+
+def whole(scenario: Scenario, *, shrink: float = 1) -> Scenario:
+    """Return a scenario that goes through all of its rounds, or through a part of them.
+
+    Args:
+        scenario: any.
+        shrink: so many times fewer rounds; 1: all.
+    """
+    stop = {name: value for name, value in scenario.run.get("stop", {}).items() if name not in TARGETS}
+    stop["rounds"] = max(1, round(stop["rounds"] / shrink))
+    evaluation = {**scenario.run.get("evaluation", {}), "central_every": 0, "federated_every": 0}
+    return scenario.model_copy(update={"run": {**scenario.run, "stop": stop, "evaluation": evaluation}})
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return built_in_schedule(settings.training.schedule)
+
+
+def _parts(settings: Settings, before: int, mark: int) -> list[tuple[int, int]]:
+    """Return from which pass on to train for how many: all at once, or one by one where the rate changes meanwhile."""
+    if before == mark:
+        return []
+    factors = {_schedule(settings).factor(version) for version in range(settings.stop.rounds or 1)}
+    return [(before, mark - before)] if len(factors) == 1 else [(each, 1) for each in range(before, mark)]
+
+
+def _work(settings: Settings, epochs: int, seed: Sequence[int], rate: float, state: Arrays) -> Work:
+    training = settings.training
+    return Work(
+        round_id=1,
+        seed=int(np.random.default_rng(seed).integers(2**31)),
+        algorithm="fedavg",
+        epochs=epochs,
+        max_steps=None,
+        max_seconds=None,
+        batch_size=training.batch_size,
+        learning_rate=rate,
+        options=training.options,
+        state=state,
+        progress=lambda steps_done, n_steps, **metrics: True,
+    )
+
+
+def _value(metric: Metric | None) -> float | None:
+    if isinstance(metric, tuple):
+        return metric[0] / metric[1] if metric[1] else None
+    return metric
+
+
+def _by_device(measured: Sequence[Mapping[str, float | None]]) -> dict[str, list[float | None]]:
+    return {f"device {name}": [each[name] for each in measured] for name in measured[0]}
+
+
+def _at(multiple: float, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name} @ {multiple:g}": value for name, value in numbers.items()}

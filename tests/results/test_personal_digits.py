@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from results.federated import federate, scenario_from
+from results.personal_digits import KINDS, Remembering, digits_task
+from shared.task import Client, ClientId
+
+HERE = Client(id=ClientId("d"), partition=(3, 10))
+CHANGES = {
+    "seed": 1,
+    "run.task": "results.personal_digits:digits_task",
+    "run.training": {"epochs": 1, "batch_size": 16, "learning_rate": 0.1},
+    "run.round": {"report_goal": 3, "over_selection": 1.0, "quorum": 1.0},
+    "run.evaluation": {"central_every": 0},
+    "run.stop": {"rounds": 2},
+    "devices.device.count": 3,
+}
+
+
+def test_folds_hold_every_image_out_once() -> None:
+    """Five folds of a device's images are all of them, each somewhere else."""
+    tasks = [digits_task("global", seed=1, fold=fold) for fold in range(5)]
+    parameters = tasks[0].initial_parameters(1).parameters
+    counts = [found.num_examples for each in tasks if (found := each.evaluate(parameters, HERE, {})) is not None]
+    assert max(counts) - min(counts) <= 1
+    assert tasks[0].evaluate(parameters, None, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_home"), [("global", ""), ("fedbn", "norm"), ("fedper", "head"), ("fedrep", "head")]
+)
+def test_what_is_personal_stays_on_the_device(kind: str, at_home: str) -> None:
+    """And is remembered for each of them, other on each."""
+    assert kind in KINDS
+    task = Remembering(digits_task(kind, seed=1, fold=0))
+    found = federate(scenario_from(None, CHANGES), task)
+    prefixes = {name.split(".")[0] for name in found.parameters}
+    assert prefixes == {"body", "norm", "head"} - {at_home}
+    kept = [{name for name in state if name.split(".")[0] == at_home} for state in task.states.values()]
+    assert all(kept) == bool(at_home)
+    if at_home:
+        one, other = (task.states[f"device-{number}"][f"{at_home}.weight"] for number in (1, 2))
+        assert not np.array_equal(one, other)
