@@ -111,6 +111,8 @@ class SkewedDigits:
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """Take steps of SGD on the mean cross-entropy; "fedsgd" returns the gradient over all images."""
         inputs, labels = self.examples(client)
+        if work.options.get("flip_labels"):  # of a rehearsed attacker
+            labels = N_LABELS - 1 - labels
         weights = {name: array.astype(np.float32) for name, array in parameters.items()}
         n, size = len(labels), min(work.batch_size or len(labels), len(labels))
         if work.algorithm == "fedsgd":
