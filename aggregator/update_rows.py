@@ -7,6 +7,7 @@ Not here: what the rows are for (`rules/cohort.py`).
 """
 
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ class UpdateRows:
     def __init__(self, folder: Path, n_params: int) -> None:
         self.n_rows = 0
         self._n_params = n_params
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by `close`, or with the process
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by `close`, or once nobody has the rows
+        self._close = weakref.finalize(self, self._file.close)
 
     def append(self, blocks: Blocks, scale: float) -> None:
         """See `Rows`."""
@@ -59,4 +61,4 @@ class UpdateRows:
 
     def close(self) -> None:
         """See `Rows`."""
-        self._file.close()
+        self._close()

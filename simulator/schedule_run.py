@@ -22,7 +22,6 @@ from aggregator.journal import read_journal
 from aggregator.records import ConfigRecord
 from edge_client.config import EdgeSettings, TimerSettings
 from shared.blocking import Lane
-from shared.codecs import codec_named
 from shared.errors import ConfigError, Reason, leaf_of
 from simulator.fleet import AGGREGATOR, Fleet
 from simulator.inline_blocking import DelayRange
@@ -55,6 +54,7 @@ class Verdict:
         n_crashes: deaths that came to pass.
         n_accepted: updates that count.
         n_states: states on devices' disks that were held against the journal.
+        n_continued: updates that held what a codec had left out of earlier ones.
         virtual_s: how long the fleet took.
         journal: sha-256 of its rows, but for the configuration, which names folders; equal runs have equal ones.
     """
@@ -64,6 +64,7 @@ class Verdict:
     n_crashes: int = 0
     n_accepted: int = 0
     n_states: int = 0
+    n_continued: int = 0
     virtual_s: float = 0.0
     journal: str = ""
 
@@ -106,7 +107,7 @@ class _Run:
                 "output": {"folder": folder / "runs", "keep_best": False, "plot": False},
             }
         )
-        self._task = DrawnTask(schedule.n_params, codec_named(self._settings.training.codec))
+        self._task = DrawnTask(schedule.n_params)
         self._witness = Witness(self._task, self._say)
         self._is_full = False
         self._refused: list[str] = []
@@ -140,6 +141,7 @@ class _Run:
             n_crashes=self._n_crashes,
             n_accepted=self._n_accepted,
             n_states=self._witness.n_states,
+            n_continued=self._witness.n_continued,
             virtual_s=round(self._ended_at, 3),
             journal=self._journal,
         )

@@ -22,6 +22,7 @@ from shared.errors import Reason
 from shared.messages import WorkOrder
 from shared.parameters import Vector
 from simulator.schedule_task import DrawnTask, Trained
+from simulator.schedule_updates import UpdateBooks
 
 __all__ = ["StateBooks"]
 
@@ -36,16 +37,21 @@ class StateBooks:
         settings: of it.
         records: the journal's rows.
         task: that the devices trained.
+        updates: what devices have sent.
         note: takes each violation.
     """
 
     def __init__(
-        self, settings: Settings, records: Sequence[Record], task: DrawnTask, note: Callable[[str], None]
+        self,
+        settings: Settings,
+        records: Sequence[Record],
+        task: DrawnTask,
+        updates: UpdateBooks,
+        note: Callable[[str], None],
     ) -> None:
-        self._task, self._note = task, note
+        self._task, self._updates, self._note = task, updates, note
         self._is_scaffold = settings.training.algorithm == "scaffold"
         self._population = settings.server.population or 0
-        self._codec = codec_named(settings.training.codec)
         leased = [record for record in records if isinstance(record, LeaseRecord)]
         self._orders = {each.lease: WorkOrder.model_validate_json(each.work) for each in leased if each.work}
         self._devices = {each.lease: each.device for each in leased}
@@ -72,8 +78,8 @@ class StateBooks:
         c = state.parameters[state.spec.own.n_params :]
         trained = self._trained(record, order, (c - before) if self._is_scaffold else -before)
         change = -c - trained.delta / np.float32(record.n_steps * order.learning_rate) if self._is_scaffold else c
-        payload = self._codec.encode(np.concatenate([trained.delta, change]).astype(np.float32), 0)
-        sent = decode_vector(self._codec, payload, len(trained.delta) + len(change))
+        payload = self._updates.sent(record, [np.concatenate([trained.delta, change]).astype(np.float32)])
+        sent = decode_vector(codec_named(record.codec), payload, len(trained.delta) + len(change))
         moved = sent[len(trained.delta) :] if self._is_scaffold else np.float32(-(order.alpha or 0.0)) * sent
         self.states[record.lease] = self._current[self._lines[record.lease]] = before + moved
         self._newest[record.device] = record.lease

@@ -1,7 +1,7 @@
 """What the fleets of crash schedules learn: nothing, but every bit of it is known.
 
 An update is drawn from the seed in its work order, so that a device that trains again sends the same bits. The task
-remembers each update that it made by the sha-256 of its encoding: that is what the journal is held against.
+remembers each update that it made: that is what the journal is held against.
 """
 
 from collections import defaultdict
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.chunking import sha256_hex
-from shared.codecs import Codec
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import Arrays, Client, Evaluated, Initial, Work
 from shared.task import Trained as Result
@@ -38,14 +36,11 @@ class DrawnTask:
 
     Args:
         n_params: of the model.
-        codec: with which devices encode.
     """
 
-    def __init__(self, n_params: int, codec: Codec) -> None:
-        self.n_params, self._codec = n_params, codec
+    def __init__(self, n_params: int) -> None:
+        self.n_params = n_params
         self._spec = ParameterSpec.of(self.initial_parameters(0))
-        self.made: dict[str, bytes] = {}
-        """Encoded deltas by their sha-256."""
         self.trained: defaultdict[tuple[str, int], list[Trained]] = defaultdict(list)
         """Each training, by device and seed."""
 
@@ -68,8 +63,6 @@ class DrawnTask:
         delta = delta_of(trained, self._spec.flatten(parameters), self._spec)
         correction = self._spec.flatten({"weights": np.zeros(self.n_params), **work.correction})
         self.trained[client.id, work.seed].append(Trained(delta, correction, work.mu))
-        payload = self._codec.encode(delta, 0)
-        self.made[sha256_hex(payload)] = payload
         return trained
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated:

@@ -25,13 +25,14 @@ from aggregator.records import AcceptRecord, CommitRecord, LeaseRecord, OutcomeR
 from aggregator.results import RunResult
 from shared.algorithms import STATEFUL
 from shared.blocking import at_once
-from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported, Round
+from shared.messages import Control, Kind, Outcome, Receipt, Report, Reported, Round, WorkOrder
 from shared.wire import decode
 from simulator.disk_image import Image
 from simulator.fleet import AGGREGATOR
 from simulator.lossy_disk import Machine
 from simulator.schedule_states import StateBooks
 from simulator.schedule_task import DrawnTask
+from simulator.schedule_updates import UpdateBooks
 
 __all__ = ["Witness"]
 
@@ -54,8 +55,8 @@ class Witness:
         """Whether the run has ended: from then on devices settle by themselves what they still hold."""
         self.folders: dict[str, Path] = {}
         """Of the devices, by name."""
-        self.n_states = 0
-        """States on devices' disks that were held against the journal."""
+        self.n_states = self.n_continued = 0
+        """States on devices' disks, and updates with what a codec had left out before, held against the journal."""
         self._task, self._say = task, say
         self._version = 0
         self._said: dict[str, tuple[Outcome, str | None]] = {}
@@ -136,7 +137,7 @@ class Witness:
             self.note("a device counts twice for one version")
         self._judge_outcomes(accepted, final, leased, result)
         for record in accepted:
-            self._judge_update(record, settings)
+            self._judge_update(record)
         await self._replay(settings, result, records, folder)
 
     def _judge_outcomes(
@@ -166,13 +167,11 @@ class Witness:
         if counts != {**counts, **result.counts} or sum(result.counts.values()) != len(trained):
             self.note(f"the journal counts {counts} of {len(trained)} leases, the aggregator {result.counts}")
 
-    def _judge_update(self, record: AcceptRecord, settings: Settings) -> None:
+    def _judge_update(self, record: AcceptRecord) -> None:
         device, report = self._offered.get(record.lease, ("nobody", None))
         if device != record.device or report is None or report.sha256 != record.sha256:
             self.note(f"lease {record.lease} counts with {record.sha256}, which {record.device} never offered")
-        if record.sha256 not in self._task.made and settings.training.algorithm != "scaffold":  # which sends more
-            self.note(f"lease {record.lease} counts with an update that no device has computed")
-        elif record.data is not None and hashlib.sha256(record.data).hexdigest() != record.sha256:
+        if record.data is not None and hashlib.sha256(record.data).hexdigest() != record.sha256:
             self.note(f"row {record.seq} holds other bytes than it says")
 
     async def _replay(self, settings: Settings, result: RunResult, records: Sequence[Record], folder: Path) -> None:
@@ -180,17 +179,21 @@ class Witness:
         state = await first_state(settings, TaskEvaluator(self._task, at_once))
         store, files = ModelStore(folder / "versions"), PartFiles(folder / "updates")
         aggregation = Aggregation(settings, state, files, store, at_once)
-        books = StateBooks(settings, records, self._task, self.note)
+        updates = UpdateBooks(settings, records, self.forgetful, self.note)
+        books = StateBooks(settings, records, self._task, updates, self.note)
         is_stateful = settings.training.algorithm in STATEFUL
+        leased = [record for record in records if isinstance(record, LeaseRecord) and record.work]
+        seeds = {record.lease: WorkOrder.model_validate_json(record.work).seed for record in leased}
         waiting: dict[int, list[AcceptRecord]] = {}
         for record in records:
-            if isinstance(record, AcceptRecord) and is_stateful:
-                sent = books.update_of(record, aggregation.state)
-                if hashlib.sha256(sent).hexdigest() != record.sha256:
-                    self.note(f"lease {record.lease} counts with what follows from no state of {record.device}")
-                waiting.setdefault(record.into, []).append(replace(record, data=sent))
-            elif isinstance(record, AcceptRecord) and record.sha256 in self._task.made:
-                waiting.setdefault(record.into, []).append(replace(record, data=self._task.made[record.sha256]))
+            if isinstance(record, AcceptRecord):
+                if is_stateful:
+                    sent = books.update_of(record, aggregation.state)
+                else:
+                    trained = self._task.trained[record.device, seeds[record.lease]]
+                    sent = updates.sent(record, [each.delta for each in trained])
+                if hashlib.sha256(sent).hexdigest() == record.sha256:
+                    waiting.setdefault(record.into, []).append(replace(record, data=sent))
             if isinstance(record, CommitRecord):
                 rows = waiting.pop(record.version, [])
                 if not rows:
@@ -208,6 +211,7 @@ class Witness:
         self._judge_kept(aggregation.state, result)
         if is_stateful:
             self.n_states = books.judge_disks(self.folders)
+        self.n_continued = updates.n_continued
         final = load_file(result.model)
         if final["weights"].tobytes() != aggregation.state.model[0].tobytes():
             self.note("the final model is not what the journal yields")

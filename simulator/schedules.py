@@ -7,6 +7,7 @@ its number.
 Pure. Not here: carrying it out (`schedule_run.py`), and what must hold (`schedule_witness.py`).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
@@ -14,6 +15,7 @@ from typing import Any
 
 from broker.faults import Faults
 from broker.link import PERFECT, Failures, LinkProfile
+from shared.codecs import CODECS
 from simulator.lossy_disk import Death, Step
 
 __all__ = ["Crash", "FullDisk", "Schedule"]
@@ -22,6 +24,17 @@ ROUNDS = 5
 N_DEVICES = (8, 8, 8, 9, 12)
 LEAST_MISBEHAVIOURS = 3
 CHUNK_BYTES = 4096
+CODECS_DRAWN = ("float32", "float16", "int8", "int8", "int8-zstd", "one-bit", "top-1-percent", "top-1-percent", "auto")
+LEAST_FOR_RULE = {
+    "median": (1, 0),
+    "geometric-median": (1, 0),
+    "centered-clipping": (1, 0),
+    "trimmed-mean": (1, 2),
+    "krum": (3, 2),
+    "multi-krum": (3, 2),
+    "bulyan": (3, 4),
+}
+"""A rule asks for a + b f reports, f of which may be anything."""
 EARLY_COMMITS, COMMITS = 6, 16
 """Commits of its journal after which the first two crashes come, at most, and the others: a run of five rounds makes
 some twenty."""
@@ -111,17 +124,15 @@ class Schedule:
             late=rng.choice((0.0, 0.002, 0.01)),
             crashes=tuple(_forgetting(_crashes(rng, devices, seed), devices, Random(f"folders {seed}"))),
             full_disks=tuple(_full_disks(rng, devices)),
-            tables=_with_an_optimizer(
-                _with_an_algorithm(_in_a_mode(_tables(rng), Random(f"mode {seed}")), Random(f"algorithm {seed}")),
-                Random(f"optimizer {seed}"),
-            ),
+            tables=_varied(_tables(rng), seed),
         )
 
     def lines(self) -> Iterator[str]:
         """Yield what happens, for people."""
         size = 4 * self.n_params
         algorithm = self.tables["training"].get("algorithm", "fedavg")
-        fleet = f"{len(self.links)} devices, {algorithm}, a model of {size} bytes"
+        rule, codec = self.tables["server"].get("rule", "mean"), self.tables["training"]["codec"]
+        fleet = f"{len(self.links)} devices, {algorithm} in {codec}, {rule}, a model of {size} bytes"
         yield f"seed {self.seed}: {fleet}, {self.tables['round']}"
         yield f"the broker: {self.faults.describe()}"
         for device, link in self.links.items():
@@ -204,7 +215,6 @@ def _tables(rng: Random) -> dict[str, dict[str, Any]]:
             "max_examples": rng.choice((None, 10)),
         },
         "training": {
-            "codec": rng.choice(("float32", "float32", "float16")),
             "schedule": rng.choice(({"name": "constant"}, {"name": "exponential", "factor": 0.9})),
         },
         "server": {
@@ -222,6 +232,20 @@ def _tables(rng: Random) -> dict[str, dict[str, Any]]:
         },
     }
     tables["evaluation"]["at_end"] = rng.random() < 0.2
+    return tables
+
+
+def _varied(tables: dict[str, dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+    """Return the settings with one thing after the other drawn, each from a source of its own."""
+    kinds = {
+        "mode": _in_a_mode,
+        "algorithm": _with_an_algorithm,
+        "optimizer": _with_an_optimizer,
+        "rule": _with_a_rule,
+        "codec": _with_a_codec,
+    }
+    for kind, drawn in kinds.items():
+        tables = drawn(tables, Random(f"{kind} {seed}"))
     return tables
 
 
@@ -266,3 +290,36 @@ def _with_an_optimizer(tables: dict[str, dict[str, Any]], rng: Random) -> dict[s
     if "algorithm" in tables["training"] or rng.random() < 0.7:
         return tables
     return {**tables, "training": {**tables["training"], "algorithm": "qfedavg", "q": rng.choice((0.1, 1.0, 3.0))}}
+
+
+def _with_a_rule(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
+    """Return the settings of a run with a rule over its cohort, two of five of those whose algorithm can have one."""
+    if "algorithm" in tables["training"] or rng.random() < 0.6:
+        return tables
+    knobs, server = dict(tables["round"]), dict(tables["server"])
+    if not knobs.get("outstanding") and rng.random() < 0.5:
+        knobs["report_goal"] = rng.choice((5, 7))
+    quorum = math.ceil(round(knobs["quorum"] * knobs["report_goal"], 9))
+    name = rng.choice([name for name, (least, _) in LEAST_FOR_RULE.items() if least <= quorum])
+    least, each = LEAST_FOR_RULE[name]
+    rule: dict[str, Any] = {"name": name}
+    if each:
+        rule["byzantine"] = (quorum - least) // each
+    if name == "centered-clipping":
+        rule["radius"] = rng.choice((0.5, 50.0))
+    if rng.random() < 0.25:
+        rule["mixing"] = "nearest"
+        rule.setdefault("byzantine", (quorum - 1) // 2)
+    weighting = server["weighting"] if name == "geometric-median" else "uniform"
+    server |= {"rule": rule, "weighting": weighting, "clip_norm": rng.choice((None, None, 10.0, 40.0))}
+    return {**tables, "round": knobs, "server": server}
+
+
+def _with_a_codec(tables: dict[str, dict[str, Any]], rng: Random) -> dict[str, dict[str, Any]]:
+    """Return the settings with any codec that the algorithm can have; one that is not installed is int8 instead."""
+    name = rng.choice(CODECS_DRAWN)
+    if name == "top-1-percent" and tables["training"].get("algorithm") == "scaffold":
+        name = "int8"
+    if name != "auto" and name not in CODECS:
+        name = "int8"
+    return {**tables, "training": {**tables["training"], "codec": name}}

@@ -47,4 +47,4 @@ class CenteredClipping:
 
 def _shrinking(norms: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
     """Return min(1, radius / norm) for each: (n,) float64."""
-    return np.minimum(1.0, radius / np.maximum(norms, np.finfo(np.float64).tiny))
+    return radius / np.maximum(norms, radius)

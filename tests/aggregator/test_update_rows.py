@@ -1,5 +1,6 @@
 """Rows of updates in a file: what is read back, what is refused, and that nothing stays."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,12 @@ def test_nothing_of_it_has_a_name(tmp_path: Path) -> None:
     rows.append(blocks(np.zeros(8, np.float32)), 1.0)
     assert list(tmp_path.iterdir()) == []
     rows.close()
+
+
+def test_rows_that_nobody_has_any_more_take_no_room(tmp_path: Path) -> None:
+    """Those of a version that is folded again, or of a run that has failed."""
+    rows = UpdateRows(tmp_path, 8)
+    file = rows._file
+    del rows
+    gc.collect()
+    assert file.closed

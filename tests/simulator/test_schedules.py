@@ -3,28 +3,34 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from aggregator import commands as cmd
+from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.device_states import DeviceStates
+from aggregator.model_store import ServerState
 from aggregator.part_files import PartFiles
+from aggregator.records import AcceptRecord
 from aggregator.row_writer import RowWriter
-from aggregator.rules import RuleState
+from aggregator.rules import RuleState, clip_scale
 from aggregator.version_making import VersionMaking
 from edge_client.algorithm_states import AlgorithmStates
+from edge_client.local_state import LocalState
 from edge_client.report_files import REPORT
+from edge_client.residual import without_residual
 from edge_client.state_folder import write_durably
-from shared.codecs import codec_named, decode_vector
+from shared.codecs import CODECS, codec_named, decode_vector
 from shared.parameters import Vector
 from shared.task import Arrays
 from simulator.schedule_pool import verdicts
 from simulator.schedule_run import Verdict, carry_out
-from simulator.schedules import Schedule
+from simulator.schedules import LEAST_FOR_RULE, Schedule
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,6 +53,7 @@ def test_thousand_crash_schedules_hold() -> None:
     assert min(verdict.n_crashes for verdict in found) >= 2
     assert min(verdict.n_accepted for verdict in found) >= 5
     assert sum(verdict.n_states for verdict in found) > 1000
+    assert sum(verdict.n_continued for verdict in found) > 500
 
 
 def test_schedule_is_a_function_of_its_seed() -> None:
@@ -66,6 +73,13 @@ def test_schedule_is_a_function_of_its_seed() -> None:
     optimizers = [schedule.tables["server"]["optimizer"].get("name", "sgd") for schedule in drawn]
     assert {optimizers.count(name) > 20 for name in ("sgd", "fedavgm", "adagrad", "adam", "yogi")} == {True}
     assert algorithms.count("qfedavg") > 10
+    codecs = [schedule.tables["training"]["codec"] for schedule in drawn]
+    assert {name: codecs.count(name) > 15 for name in ("auto", *CODECS)} == dict.fromkeys(("auto", *CODECS), True)
+    rules = [schedule.tables["server"]["rule"] for schedule in drawn if "rule" in schedule.tables["server"]]
+    assert {rule["name"] for rule in rules} == set(LEAST_FOR_RULE)
+    assert {rule["name"] for rule in rules if rule.get("byzantine")} >= {"trimmed-mean", "krum", "multi-krum"}
+    assert any("mixing" in rule for rule in rules)
+    assert any(schedule.tables["server"].get("clip_norm") for schedule in drawn)
     crashes = [crash for schedule in drawn for crash in schedule.crashes]
     assert {crash.victim[0] for crash in crashes if crash.loses_folder} == {"d"}
     assert {"aggregator", "broker", "d0"} <= {crash.victim for crash in crashes}
@@ -95,10 +109,20 @@ def test_trace_tells_who_died(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def first_violations(carry: Callable[[Schedule], Verdict] = carry_out) -> str:
-    """Return what is found first of a planted mistake; "" if it is not."""
+def first_violations(
+    carry: Callable[[Schedule], Verdict] = carry_out, among: Callable[[Schedule], object] = lambda schedule: True
+) -> str:
+    """Return what is found first of a planted mistake; "" if it is not.
+
+    Args:
+        carry: carries a schedule out.
+        among: which schedules can show the mistake at all; the others are left out.
+    """
     for seed in PLANT_SEEDS:
-        verdict = carry(Schedule.drawn(seed))
+        schedule = Schedule.drawn(seed)
+        if not among(schedule):
+            continue
+        verdict = carry(schedule)
         if verdict.violations:
             return "\n".join(verdict.violations)
     return ""
@@ -152,7 +176,11 @@ def test_outbox_that_is_not_durable_is_found(monkeypatch: pytest.MonkeyPatch) ->
             write_durably(path, *parts)
 
     monkeypatch.setattr("edge_client.files.write_durably", lazily)
-    found = first_violations()
+
+    def loses_power(schedule: Schedule) -> bool:
+        return any(crash.victim[0] == "d" and crash.is_power_cut for crash in schedule.crashes)
+
+    found = first_violations(among=loses_power)
     assert any(words in found for words in ("has lost report", "damaged"))
 
 
@@ -218,3 +246,63 @@ def test_assignment_that_names_an_older_state_is_found(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(DeviceStates, "accepted", once)
     assert "went on from the state of" in first_violations()
+
+
+def keeps_what_is_left_out(schedule: Schedule) -> bool:
+    """Whether its codec needs feedback."""
+    return bool(schedule.tables["training"]["codec"] == "top-1-percent")
+
+
+def test_feedback_that_is_taken_over_before_its_update_counts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left out of an update that came to nothing is part of no update: the next would hold it twice."""
+    stage = LocalState.stage
+
+    def hasty(self: LocalState, lease: str, run: str, arrays: Arrays) -> None:
+        stage(self, lease, run, arrays)
+        self.accept(lease)
+
+    monkeypatch.setattr(LocalState, "stage", hasty)
+    assert "that no device has computed" in first_violations(among=keeps_what_is_left_out)
+
+
+def test_feedback_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a device came back without what it had kept, though nobody touched its folder."""
+    monkeypatch.setattr("edge_client.training.without_residual", lambda state, n: (without_residual(state, n)[0], None))
+    assert "that no device has computed" in first_violations(among=keeps_what_is_left_out)
+
+
+def test_codec_drawn_from_another_seed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update that is encoded again must have the same bytes: its rounding hangs on round and device alone."""
+    encode, tries = codec_named("int8").encode, count()
+    monkeypatch.setattr(
+        "edge_client.training.encode_with_feedback",
+        lambda codec, whole, residual, seed: (encode(whole, next(tries)), None),
+    )
+    found = first_violations(among=lambda schedule: schedule.tables["training"]["codec"] == "int8")
+    assert "that no device has computed" in found
+
+
+def test_rows_that_are_not_folded_again_after_a_restart_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie in a nameless file: what was accepted before the crash is gone with the process."""
+
+    class Forgetful(Aggregation):
+        async def fold(self, record: AcceptRecord) -> None:
+            """Asked for while a run is opened, of what was accepted before."""
+
+        def _make(self, into: int, round_id: int, records: Sequence[AcceptRecord]) -> ServerState:
+            n_folded = self._sums[into].n_updates if into in self._sums else len(records)
+            return super()._make(into, round_id, records[len(records) - n_folded :])
+
+    async def fold(self: VersionMaking, command: cmd.Fold) -> None:
+        await Aggregation.fold(self._aggregation, command.record)
+
+    monkeypatch.setattr("aggregator.opening.Aggregation", Forgetful)
+    monkeypatch.setattr(VersionMaking, "_fold", fold)
+    assert "is not what its" in first_violations(among=lambda schedule: "rule" in schedule.tables["server"])
+
+
+def test_clipping_by_another_norm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of what was computed, say, where a codec has made it longer or shorter."""
+    monkeypatch.setattr("aggregator.tally.clip_scale", lambda norm, limit: clip_scale(norm * 1.001, limit))
+    found = first_violations(among=lambda schedule: schedule.tables["server"].get("clip_norm"))
+    assert "scales an update of norm" in found

@@ -28,6 +28,12 @@ def test_within_the_radius_it_is_the_mean() -> None:
     assert combined(CenteredClipping(100.0, 1), updates) == pytest.approx(wanted, abs=1e-9)
 
 
+def test_updates_of_zeros_are_no_special_case() -> None:
+    """Nor a radius that is huge: whoever is at the centre counts in full, and nothing overflows."""
+    for radius in (1e-300, 1.0, 1e300):
+        assert combined(CenteredClipping(radius, 3), np.zeros((4, 8))) == pytest.approx(np.zeros(8))
+
+
 def test_nobody_pulls_farther_than_the_radius() -> None:
     """One of n moves the result by at most L x tau / n from where it would be, whatever it sends."""
     updates = honest(10, 8)
