@@ -49,7 +49,7 @@ class TrainingSettings(Section):
     )
     schedule: ScheduleSettings = ScheduleSettings()
     codec: str = Field(
-        "float32",
+        AUTO,
         description="how updates are encoded: auto (by each device's link), float32, float16, int8, int8-zstd, "
         "one-bit, top-1-percent ([which](docs/learning.md#codecs))",
     )

@@ -90,6 +90,7 @@ def _aggregator_settings(setting: Setting, url: str) -> dict[str, Any]:
             "quorum": 1.0,
             "window_s": {"min": WINDOW_S, "max": WINDOW_S},
         },
+        "training": {"codec": "float32"},  # as many bytes as its rival
         "transfer": {"reconnect_window_s": 0.0},  # everybody comes at once, so that the warm-up is short
         "evaluation": {"central_every": 0},
         "stop": {"rounds": setting.n_rounds_in_all},

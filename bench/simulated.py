@@ -115,7 +115,7 @@ def _settings(case: FleetCase, folder: Path) -> Settings:
             "quorum": 0.8 if case.over_selection > 1 else 1.0,
             "window_s": {"min": 20, "max": 120},
         },
-        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.5},
+        "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.5, "codec": "float32"},
         "transfer": {"reconnect_window_s": 0.0},  # everybody comes at once: the most that can be asked of it
         "evaluation": {"central_every": 0 if case.model_bytes is not None else 10},
         "stop": {"rounds": case.n_rounds},

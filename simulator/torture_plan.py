@@ -273,8 +273,8 @@ def _training(waits: Waits) -> dict[str, Any]:
     it again, would be rounded. What is late may not be called a gradient, though.
     """
     if waits is Waits.SYNC:
-        return {"training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE}}
-    return {"server": {"optimizer": {"learning_rate": LEARNING_RATE}}}
+        return {"training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE, "codec": "float32"}}
+    return {"training": {"codec": "float32"}, "server": {"optimizer": {"learning_rate": LEARNING_RATE}}}
 
 
 def _round(waits: Waits, goal: int) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def some_settings(folder: Path | None = None, **tables: dict[str, Any]) -> Setti
             "window_s": {"min": 10, "max": WINDOW_S},
             "extensions": 2,
         },
+        "training": {"codec": "float32"},
         "stop": {"rounds": 100},
         "transfer": {"check_in_interval_s": INTERVAL_S, "chunk_bytes": CHUNK_BYTES, "inline_bytes": 1024},
         "output": {"folder": folder or Path("runs")},

@@ -151,11 +151,10 @@ def test_device_without_a_place_to_keep_state_is_refused_a_codec_that_needs_it()
 )
 def test_one_bit_is_for_updates_whose_error_is_averaged_out(tables: dict[str, dict[str, Any]]) -> None:
     """Not for a rule that looks at single ones, a bound on their norm, or state that hangs on one; nor for a few."""
-    link: dict[str, Any] = {"uplink_bytes_per_s": 1.0, "seconds_left": 10.0}
-    training = {"codec": "auto", **tables.get("training", {})}
-    ours: dict[str, Any] = {"round": LARGE_ROUND, **tables, "training": training}
-    assert CodecChoice(some_settings(round=LARGE_ROUND, training={"codec": "auto"}), SIZES).of(ALL, **link) == "one-bit"
-    assert CodecChoice(some_settings(**ours), SIZES).of(ALL, **link) == "int8"
+    plain: dict[str, Any] = {"round": LARGE_ROUND, "training": {"codec": "auto"}}
+    other: dict[str, Any] = {name: {**plain.get(name, {}), **tables.get(name, {})} for name in plain | tables}
+    for settings, codec in [(some_settings(**plain), "one-bit"), (some_settings(**other), "int8")]:
+        assert CodecChoice(settings, SIZES).of(ALL, uplink_bytes_per_s=1.0, seconds_left=10.0) == codec
 
 
 def test_floats_that_do_not_fit_the_limit_are_no_codec() -> None:

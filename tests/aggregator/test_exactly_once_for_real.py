@@ -69,7 +69,7 @@ class Scene:
             "run": "test",
             "broker": {"url": self.broker.url, "keepalive_s": 5},
             "round": knobs,
-            "training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE},
+            "training": {"algorithm": "fedsgd", "learning_rate": LEARNING_RATE, "codec": "float32"},
             "evaluation": {"central_every": 0},
             "stop": {"rounds": ROUNDS},
             "transfer": {**transfer, "messages_per_s": 1000},

@@ -53,6 +53,7 @@ def settings_of(folder: Path) -> Settings:
             "task": "tests.integration.linear:LinearTask",
             "run": RUN,
             "round": {"report_goal": 8, "over_selection": 1.5, "window_s": {"min": 20, "max": 60}},
+            "training": {"codec": "float32"},
             "server": {"max_norm": MAX_NORM},
             "evaluation": {"federated_every": 3, "devices": 4, "window_s": 20},
             "stop": {"rounds": 10**9},

@@ -67,7 +67,7 @@ def some_settings(folder: Path, **tables: dict[str, Any]) -> Settings:
     """Return settings of a short run; each keyword is a table whose keys go over ours."""
     ours: dict[str, dict[str, Any]] = {
         "round": {"report_goal": 4, "over_selection": 1.5, "quorum": 0.75, "window_s": {"min": 20, "max": 60}},
-        "training": {"epochs": 1, "learning_rate": 0.02},
+        "training": {"epochs": 1, "learning_rate": 0.02, "codec": "float32"},
         "stop": {"rounds": 3},
         "transfer": {"chunk_bytes": 4096, "inline_bytes": 1024, "check_in_interval_s": 10, "reconnect_window_s": 2},
         "output": {"folder": folder / "runs"},

@@ -22,7 +22,7 @@ def _settings(folder: Path) -> Settings:
             "task": "tests.integration.linear:LinearTask",
             "run": "test",
             "round": RoundSettings(report_goal=1, over_selection=1.0),
-            "training": {"learning_rate": 0.02},
+            "training": {"learning_rate": 0.02, "codec": "float32"},
             "stop": {"rounds": 1},
             "output": {"folder": folder / "runs"},
         }

@@ -45,6 +45,7 @@ time_limit_s = 60
 task = "mean_task:Mean"
 fleet = "rehearsed"
 round = { report_goal = 4, quorum = 0.75, window_s = { min = 10, max = 20 } }
+training = { codec = "float32" }  # whose updates have chunks
 stop = { rounds = 5 }
 transfer = { chunk_bytes = 4096, inline_bytes = 0, check_in_interval_s = 2, reconnect_window_s = 1 }
 
