@@ -122,6 +122,7 @@ class Drift:
         training = {
             **fleet.training,
             "batch_size": BATCH,
+            "codec": "float32",
             "learning_rate": run.options["rate"],
             **_named(algorithm, run),
         }
@@ -155,13 +156,15 @@ class Drift:
         best_rows, rate_rows, verdicts, words = [], [], [], []
         for name, fleet in FLEETS.items():
             base = _best(found, f"{name} fedavg")
-            best_rows.append((fleet.title, "FedAvg", _said_options(base), *_values(found, f"{name} fedavg", base), ""))
+            best_rows.append(
+                (fleet.title, "FedAvg", self._where(found, base), *_values(found, f"{name} fedavg", base), "")
+            )
             for algorithm in fleet.algorithms:
                 arm = f"{name} {algorithm}"
                 mine = _best(found, arm)
                 gain = _gain(found, arm, mine, f"{name} fedavg", base)
                 best_rows.append(
-                    (fleet.title, NAMES[algorithm], _said_options(mine), *_values(found, arm, mine), said(gain))
+                    (fleet.title, NAMES[algorithm], self._where(found, mine), *_values(found, arm, mine), said(gain))
                 )
                 at = self._at_rates(found, name, algorithm)
                 rate_rows.append((f"{fleet.title}: {NAMES[algorithm]}", *(said(each) for each in at.values())))
@@ -219,6 +222,11 @@ class Drift:
     def _rates(self, found: Found) -> list[float]:
         return found.options("passes fedavg", "rate")
 
+    def _where(self, found: Found, options: Mapping[str, float]) -> str:
+        rates = self._rates(found)
+        edge = " (edge of the grid)" if options["rate"] in (rates[0], rates[-1]) and len(rates) > 1 else ""
+        return ", ".join(f"{name} {value:g}{edge if name == 'rate' else ''}" for name, value in options.items())
+
     def _at_rates(self, found: Found, name: str, algorithm: str) -> dict[float, Interval]:
         arm, base = f"{name} {algorithm}", f"{name} fedavg"
         return {
@@ -267,10 +275,6 @@ def _values(found: Found, arm: str, options: Mapping[str, float]) -> tuple[str, 
     loss = statistics.fmean(cast("list[float]", losses)) if None not in losses else None
     accuracy = statistics.fmean(_settled(found, arm, options))
     return f"{100 * accuracy:.2f} %", "not finite" if loss is None else f"{loss:.4f}"
-
-
-def _said_options(options: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in options.items())
 
 
 def _verdict(fleet: Fleet, algorithm: str, gain: Interval, at: Mapping[float, Interval]) -> Verdict:

@@ -46,7 +46,7 @@ class Personal:
         changes = {
             "seed": run.seed,
             "run.task": "results.personal_digits:digits_task",
-            "run.training": {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE},
+            "run.training": {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "codec": "float32"},
             "run.round": {"report_goal": N_DEVICES, "over_selection": 1.0, "quorum": 1.0},
             "run.evaluation": {"central_every": 0},
             "run.stop": {"rounds": int(run.options["rounds"])},

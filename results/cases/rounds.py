@@ -46,7 +46,7 @@ class Rounds:
 
     def compute(self, run: Run) -> Numbers:
         """Return `rounds` to the target, None where the cap came first, and the accuracies of the first of them."""
-        training: dict[str, Any] = {"algorithm": run.arm, "learning_rate": run.options["rate"]}
+        training: dict[str, Any] = {"algorithm": run.arm, "learning_rate": run.options["rate"], "codec": "float32"}
         if run.arm == "fedavg":
             training |= {"epochs": EPOCHS, "batch_size": BATCH}
         changes = {
