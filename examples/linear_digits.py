@@ -1,12 +1,15 @@
 """Handwritten digits with a linear model in NumPy: fits in a fraction of a millisecond, for large simulated fleets.
 
-Softmax regression on scikit-learn's 1,797 images of 8 x 8 pixels; a fifth is the aggregator's test set. Two tasks:
+Softmax regression on scikit-learn's 1,797 images of 8 x 8 pixels; a fifth is the aggregator's test set. Three tasks:
 
 * `task`: the rest is dealt to all devices alike. A fleet of more devices than images deals them again and again, so
   that each device has at least `FEWEST`.
 * `stragglers`: the last tenth of the devices, by partition, hold all images of the digits 6 and 7, the others all the
   rest. Whoever never waits for that tenth never learns these two. Metrics are the accuracy, the recall of the worse of
   the two, and `margin`: how far the worse of (accuracy − 0.90, recall − 0.85) is above 0.
+
+* `wide`: as `task`, with random features besides the pixels, so that the model has 200 kB and links matter (Rahimi and
+  Recht, "Random Features for Large-Scale Kernel Machines", NIPS 2007, with rectified ones).
 
 With `training.options.flip_labels`, as a rehearsed attacker has it, a device learns 9 − y in place of y.
 """
@@ -21,7 +24,7 @@ from sklearn.datasets import load_digits
 from shared.errors import ConfigError
 from shared.task import Arrays, Client, Evaluated, Initial, Metric, Ratio, Trained, Work
 
-__all__ = ["RARE", "LinearDigits", "stragglers", "task"]
+__all__ = ["RARE", "LinearDigits", "stragglers", "task", "wide"]
 
 N_FEATURES, N_LABELS = 65, 10
 """64 pixels and a one for the offset."""
@@ -65,19 +68,27 @@ def _deal(images: NDArray[np.int64], n: int, rng: np.random.Generator) -> list[N
     return np.array_split(deck, n)
 
 
+@functools.cache
+def projections(n: int) -> NDArray[np.float32]:
+    """Return (65, n) float32: the directions of so many random features."""
+    return np.random.default_rng([SPLIT_SEED, n]).normal(size=(N_FEATURES, n)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class LinearDigits:
     """Softmax regression. See `Task`.
 
     Args:
         has_stragglers: whether the last tenth of the devices alone has the two rare digits.
+        n_random: features besides the pixels.
     """
 
     has_stragglers: bool = False
+    n_random: int = 0
 
     def initial_parameters(self, seed: int) -> Initial:
         """Start at zero: every label is as likely as any other."""
-        return Initial({"weights": np.zeros((N_FEATURES, N_LABELS), np.float32)})
+        return Initial({"weights": np.zeros((N_FEATURES + self.n_random, N_LABELS), np.float32)})
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """Take steps of SGD on the mean cross-entropy, corrected; "fedsgd" returns the gradient over all images."""
@@ -109,7 +120,7 @@ class LinearDigits:
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated:
         """Return accuracy and loss; centrally, where some devices are stragglers, also what they alone can teach."""
-        inputs, labels = all_digits()[1] if client is None else self._examples(client)
+        inputs, labels = self._widened(all_digits()[1]) if client is None else self._examples(client)
         scores = inputs @ parameters["weights"]
         guesses = scores.argmax(axis=1)
         right = guesses == labels
@@ -126,7 +137,14 @@ class LinearDigits:
         part, n = client.partition or (sum(client.id.encode()) % 100, 100)
         inputs, labels = all_digits()[0]
         mine = dealt(n, has_stragglers=self.has_stragglers)[part]
-        return inputs[mine], labels[mine]
+        return self._widened((inputs[mine], labels[mine]))
+
+    def _widened(self, examples: Examples) -> Examples:
+        if not self.n_random:
+            return examples
+        inputs, labels = examples
+        more = np.maximum(inputs @ projections(self.n_random), 0) / np.float32(self.n_random**0.5)
+        return np.concatenate([inputs, more], axis=1), labels
 
 
 def _log_likelihood(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -151,3 +169,4 @@ def _gradient(
 
 task = LinearDigits()
 stragglers = LinearDigits(has_stragglers=True)
+wide = LinearDigits(n_random=4_935)

@@ -21,3 +21,4 @@ study window $cases/window-long.toml $cases/window-adaptive.toml
 study oort $cases/oort-uniform.toml $cases/oort.toml
 study quota $cases/quota-off.toml $cases/quota-on.toml
 study reweight $cases/reweight-off.toml $cases/reweight-finishing.toml
+study codecs $cases/codecs-float32.toml $cases/codecs-auto.toml

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from examples.linear_digits import FEWEST, RARE, LinearDigits, all_digits, dealt, stragglers, task
+from examples.linear_digits import FEWEST, RARE, LinearDigits, all_digits, dealt, stragglers, task, wide
 from shared.errors import ConfigError
 from shared.task import Arrays, Client, ClientId, Ratio, Trained, Work
 
@@ -118,3 +118,14 @@ def test_margin_is_reached_only_with_accuracy_and_recall() -> None:
     assert isinstance(margins[1], float)
     assert margins[0] < -0.5
     assert margins[1] > 0
+
+
+def test_wide_model_has_200_kb_and_learns() -> None:
+    """The pixels are among its features; an epoch on one device is far better than to guess."""
+    start = wide.initial_parameters(1).parameters
+    assert start["weights"].nbytes == 200_000
+    learned = trained(wide, start, client(0, 1), epochs=1, batch_size=8, learning_rate=0.05).parameters
+    assert learned is not None
+    accuracy = wide.evaluate(learned, None, {}).metrics["accuracy"]
+    assert isinstance(accuracy, Ratio)
+    assert accuracy.numerator / accuracy.denominator > 0.9
