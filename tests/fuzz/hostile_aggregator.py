@@ -111,7 +111,7 @@ class HostileAggregator:
             "round": self._version,
             "kind": kind,
             "model": self._model(),
-            "codec": "float32" if rng.random() < 0.97 else rng.choice(("float16", "unknown", "")),
+            "codec": "float32" if rng.random() < 0.7 else rng.choice((*CODECS, *CODECS, "unknown", "")),
             "codec_seed": rng.getrandbits(60),
             "max_bytes": 10**9,
             "seconds_left": 600.0,

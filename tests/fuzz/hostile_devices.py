@@ -12,12 +12,13 @@ import numpy as np
 
 from aggregator.leases import Lease, LeaseBook
 from aggregator.uploads import Uploads
-from shared.codecs import CODECS
+from shared.codecs import CODECS, Codec
 from shared.errors import OWN_RULES, Reason
 from shared.messages import Kind
 from shared.parameters import ParameterSpec
 from shared.task import Initial
 from shared.topics import CheckInTopic, ChunkTopic, ReportTopic, StatusTopic, Topics
+from tests.fuzz.hostile_updates import drawn_update, sound_update
 from tests.fuzz.mutation import Fields, bent, hostile_bytes, hostile_topic, packed, packed_json
 from tests.fuzz.world import Payload
 
@@ -131,7 +132,7 @@ class HostileDevices:
             "boot": self._boot(device),
             "connection": rng.choice((1, 1, 1, 2, 3)) if rng.random() < 0.1 else 9,
             "protocols": [1] if rng.random() < 0.97 else [2, 3],
-            "codecs": list(CODECS) if rng.random() < 0.97 else [],
+            "codecs": list(CODECS) if rng.random() < 0.97 else rng.choice(([], ["gzip"], ["gzip", "int8"])),
             "num_examples": 100,
             "memory_bytes": 2**30,
             "conditions": {"charging": True, "load": 0.5, "os": "linux"},
@@ -169,7 +170,7 @@ class HostileDevices:
     def _report(self) -> tuple[str, bytes]:
         """The update in the report itself."""
         lease = self._lease()
-        data = self._update()
+        data = self._update(lease)
         fields = {**self._trained(lease, data), "data": data}
         if self._rng.random() < 0.04:
             fields |= self._rng.choice(({"sha256": "0" * 64}, {"data": data[1:]}))
@@ -180,7 +181,7 @@ class HostileDevices:
         name = "" if lease is None else lease.record.lease
         data = self._updates.get(name)
         if data is None or self._rng.random() < 0.1:
-            data = self._update()
+            data = self._update(lease)
         self._updates[name] = data
         while len(self._updates) > KEPT_LEASES:
             self._updates.popitem(last=False)
@@ -202,8 +203,9 @@ class HostileDevices:
 
     def _another_offer(self, lease: Lease) -> Payload:
         """Return a sound offer whose content is new."""
-        data = np.full(SPEC.n_params, self._rng.random(), "<f4").tobytes()
-        fields = {**self._trained(lease, data), "codec": lease.record.codec, "run": self._run, "chunk_bytes": 4096}
+        codec = _codec_of(lease)
+        data = sound_update(self._rng, codec, SPEC.n_params)
+        fields = {**self._trained(lease, data), "codec": codec.name, "run": self._run, "chunk_bytes": 4096}
         topic = self._topics.build(ReportTopic(lease.record.device, lease.record.lease))
         return Payload(topic, packed(self._rng, fields, is_hostile=False))
 
@@ -253,7 +255,7 @@ class HostileDevices:
             "lease": lease.record.lease if lease else "0" * 32,
             "run": self._run if rng.random() < 0.99 else "another",
             "outcome": "trained",
-            "codec": "float32" if rng.random() < 0.98 else rng.choice(("float16", "pickle", "")),
+            "codec": _codec_of(lease).name if rng.random() < 0.98 else rng.choice((*CODECS, "pickle", "")),
             "num_examples": rng.choice((1, 10, 2**53 - 1)),
             "n_steps": 3,
             "train_seconds": 1.5,
@@ -262,25 +264,9 @@ class HostileDevices:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
 
-    def _update(self) -> bytes:
-        """Return an encoded update: sound, not finite, too long a vector, of the wrong length, or any bytes."""
-        rng = self._rng
-        values = np.full(SPEC.n_params, rng.uniform(-1.0, 1.0), "<f4")
-        data = values.tobytes()
-        match rng.randrange(24):
-            case 0:
-                values[rng.randrange(SPEC.n_params)] = rng.choice((np.nan, np.inf, -np.inf))
-                return values.tobytes()
-            case 1:
-                values[:] = rng.choice((3e38, -3e38, 1e30))
-                return values.tobytes()
-            case 2:
-                return data[: rng.randrange(len(data))]
-            case 3:
-                return data + bytes(rng.randrange(1, 2000))
-            case 4:
-                return rng.randbytes(len(data))
-        return data
+    def _update(self, lease: Lease | None) -> bytes:
+        """Return an encoded update, sound or not."""
+        return drawn_update(self._rng, _codec_of(lease), SPEC.n_params)
 
     def _boot(self, device: str) -> str:
         """Return the device's boot; devices reboot, and some are cloned."""
@@ -291,3 +277,7 @@ class HostileDevices:
         elif chance > 0.998:
             boot = max(1, boot - 1)
         return f"boot-{boot}"
+
+
+def _codec_of(lease: Lease | None) -> Codec:
+    return CODECS["float32" if lease is None or not lease.record.codec else lease.record.codec]

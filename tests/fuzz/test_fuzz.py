@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from aggregator import admission
 from aggregator.folding import verify
+from shared.codecs import CODECS
 from shared.errors import OWN_RULES, Reason
 from tests.fuzz import __main__ as command
 from tests.fuzz import running
@@ -50,6 +51,7 @@ def test_hostile_payloads_break_nothing_and_meet_every_reason() -> None:
     expected |= {f"aggregator come back: {each}" for each in IN_ANSWER_TO_A_CHECK_IN}
     expected |= {f"device {each}" for each in OF_A_DEVICE}
     expected |= {"aggregator accepted", "device work_begun", "device report_settled", "device chunk_refused"}
+    expected |= {f"aggregator accepted as {name}" for name in CODECS}
     assert sorted(expected - met) == []
 
 

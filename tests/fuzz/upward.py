@@ -10,14 +10,14 @@ Not here: how a message is spoilt (`mutation.py`), running it (`running.py`).
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from random import Random
 
 from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.announcements import Announcements
-from aggregator.codec_choice import sizes_of
+from aggregator.codec_choice import CodecChoice, sizes_of
 from aggregator.config import Settings
 from aggregator.folding import fold
 from aggregator.intake import Intake
@@ -53,7 +53,7 @@ def settings_of(folder: Path) -> Settings:
             "task": "tests.integration.linear:LinearTask",
             "run": RUN,
             "round": {"report_goal": 8, "over_selection": 1.5, "window_s": {"min": 20, "max": 60}},
-            "training": {"codec": "float32"},
+            "training": {"codec": "auto"},
             "server": {"max_norm": MAX_NORM},
             "evaluation": {"federated_every": 3, "devices": 4, "window_s": 20},
             "stop": {"rounds": 10**9},
@@ -61,6 +61,23 @@ def settings_of(folder: Path) -> Settings:
             "output": {"folder": folder},
         }
     )
+
+
+class _AnyCodec(CodecChoice):
+    """Gives a device any codec that it speaks, whatever its link: all of them are met in one round."""
+
+    def __init__(self, settings: Settings, rng: Random) -> None:
+        super().__init__(settings, sizes_of(SPEC))
+        self._rng = rng
+
+    def of(
+        self, speaks: Collection[str], *, uplink_bytes_per_s: float | None, seconds_left: float, before: str = ""
+    ) -> str | None:
+        """See `CodecChoice`; float32, which alone takes several chunks, as often as all others."""
+        known = sorted(speaks)
+        if not known:
+            return None
+        return self._rng.choice(("float32" if "float32" in speaks else known[0], self._rng.choice(known)))
 
 
 class AggregatorWorld:
@@ -78,6 +95,7 @@ class AggregatorWorld:
         self._rng = rng
         self.counts: Counter[str] = Counter()
         self.machine = RoundMachine(settings, update_bytes=sizes_of(SPEC), lease_prefix=RUN)
+        self.machine.invitations._codecs = _AnyCodec(settings, rng)
         self.uploads = Uploads(max_bytes=GRANTED_BYTES, max_chunks=40)
         self.blocking = MeteredBlocking(rng)
         self.files = PartFiles(folder)
@@ -216,6 +234,7 @@ class AggregatorWorld:
         total = self._sums.setdefault(record.into, self._rule.init(SPEC.n_params))
         fold(self._rule, total, CODECS[record.codec], data, weight=record.weight)
         self._spent.setdefault(record.into, []).append(record.lease)
+        self.counts[f"accepted as {record.codec}"] += 1
 
     def _aggregate(self, into: int) -> None:
         self._step = math.sqrt(float((self._rule.finalize(self._sums.pop(into)) ** 2).sum()))
