@@ -107,7 +107,7 @@ def test_run_whose_time_is_up_reports_what_there_is(tmp_path: Path) -> None:
 def test_one_that_is_killed_in_its_upload_is_never_back(tmp_path: Path) -> None:
     """`killed_in_upload`, as in a rehearsal: the rest of the fleet goes on."""
     scenario = a_scenario(
-        devices={"a": {"count": 3}, "doomed": {"killed_in_upload": True, "link": {"up_bytes_per_s": 100}}},
+        devices={"a": {"count": 3}, "doomed": {"killed_in_upload": True, "link": {"up_bytes_per_s": 200}}},
         run={"round": {"report_goal": 4, "quorum": 0.5, "over_selection": 1.0}, "stop": {"rounds": 2}},
     )
     came, report = simulated(scenario, tmp_path)
