@@ -10,8 +10,9 @@ The values are those of the inner codec, and so are error, bias and seeds. The p
 of the library to the next; what they unpack to does not.
 
 What comes from outside is unpacked as it is asked for. Whatever a sender has packed, decoding takes 24 MiB at most
-beside the inner codec's, 8 of them the window; of what an honest one sends it is 1 MiB. A frame that wants a larger
-window, has another length, no end, or anything behind it is refused. Encoding takes the inner codec's bytes twice.
+beside the inner codec's, 8 of them the window, and of a small update less: 8 MiB of the window, 1 MiB, and four times
+the inner codec's bytes. Of what an honest one sends it is 1 MiB. A frame that wants a larger window, has another
+length, no end, or anything behind it is refused. Encoding takes the inner codec's bytes twice.
 
 Needs the package zstandard, in the extra `[zstd]`; without it a device does not speak this codec.
 """
@@ -32,8 +33,10 @@ LEVEL = 1
 """The quickest; level 9 saves less than 1 % more."""
 MAX_WINDOW_BYTES = 8 * 2**20
 """What RFC 8878 wants every decoder to have."""
-FED_BYTES = 512
-"""Fed at once: four bytes can unpack to the 128 KiB of one block, so these to 16 MiB at most."""
+MIN_FED_BYTES, MAX_FED_BYTES = 32, 512
+"""Fed at once: four bytes can unpack to the 128 KiB of one block, so these to 1 MiB and 16 MiB at most."""
+FED_SHARE = 2**13
+"""Of the bytes wanted, fed at once within these limits: so they can unpack to four times what is wanted."""
 
 
 class _Zstd:
@@ -84,6 +87,7 @@ class _Unpacked:
         import zstandard
 
         self._packed, self._n_bytes = packed, n_bytes
+        self._fed_bytes = min(max(n_bytes // FED_SHARE, MIN_FED_BYTES), MAX_FED_BYTES)
         self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
         self._error = zstandard.ZstdError
         self._n_fed = self._n_unpacked = 0
@@ -114,7 +118,7 @@ class _Unpacked:
         return self._frame.eof or self._n_fed == len(self._packed)
 
     def _feed(self) -> None:
-        piece = bytes(self._packed[self._n_fed : self._n_fed + FED_BYTES])
+        piece = bytes(self._packed[self._n_fed : self._n_fed + self._fed_bytes])
         self._n_fed += len(piece)
         try:
             unpacked = self._frame.decompress(piece)
