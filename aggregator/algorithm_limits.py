@@ -2,8 +2,8 @@
 
 SCAFFOLD's c and FedDyn's h are right only while the server's sum is that of what the devices keep. So every update that
 counts must count once, as it is, and none from an older version: its weight is one, it is not late, not damped, not
-normalised away. q-FedAvg has a mean of its own, in which devices count alike unless told otherwise. What is unset is
-filled so; what is set and cannot hold is refused, with what to change.
+normalised away. q-FedAvg has a mean of its own, in which devices count alike unless told otherwise, and no update is
+clipped. What is unset is filled so; what is set and cannot hold is refused, with what to change.
 
 Pure.
 """
@@ -17,6 +17,7 @@ from shared.algorithms import STATEFUL
 __all__ = ["contradiction", "filled_for_algorithm"]
 
 _OWN_RULE = "q-FedAvg divides by a sum of its own"
+_UNCLIPPED = "an update shortens the step by its norm as it was sent, and a clipped one would all but stop the model"
 _SUM = "the server keeps the plain sum of what every device sends"
 
 
@@ -61,13 +62,15 @@ def contradiction(training: TrainingSettings, server: ServerSettings, *, mode: s
         own = (
             (server.rule.name != "mean", f"server.rule = {server.rule.name}", _OWN_RULE, "rule = mean"),
             (server.normalize != "none", f"server.normalize = {server.normalize}", _OWN_RULE, "normalize = none"),
+            (server.clip_norm is not None, f"server.clip_norm = {server.clip_norm}", _UNCLIPPED, "max_norm"),
         )
         return _first(algorithm, own)
     if algorithm not in STATEFUL:
         return None
+    on_time = "mode = sync" if mode == "async" else "max_staleness = 0"
     late = f"round.max_staleness = {max_staleness} (round.mode = {mode})"
     checks = (
-        (max_staleness > 0, late, "a late update was corrected by what the server knew before", "mode = sync"),
+        (max_staleness > 0, late, "a late update was corrected by what the server knew before", on_time),
         (server.weighting != "uniform", f"server.weighting = {server.weighting}", _SUM, "weighting = uniform"),
         (server.reweight != "off", f"server.reweight = {server.reweight}", _SUM, "reweight = off"),
         (server.rule.name != "mean", f"server.rule = {server.rule.name}", _SUM, "rule = mean"),

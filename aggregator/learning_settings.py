@@ -55,6 +55,13 @@ class TrainingSettings(Section):
     )
     options: Options = Field({}, description="your own numbers, handed to the task as they are")
 
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _is_no_way_to_combine(cls, algorithm: object) -> object:
+        if algorithm == "fednova":
+            raise ValueError('FedNova is server.normalize = "steps" here, with algorithm = "fedavg"')
+        return algorithm
+
     @field_validator("codec")
     @classmethod
     def _is_known(cls, codec: str) -> str:
@@ -82,7 +89,7 @@ class TrainingSettings(Section):
             if value is not None and self.algorithm != algorithm:
                 raise ValueError(f"{key} is of {algorithm} alone, and algorithm = {self.algorithm}: leave it out")
             if value is None and self.algorithm == algorithm:
-                raise ValueError(f"{algorithm} needs {key}: 0.01 to 1 is usual")
+                raise ValueError(f"{algorithm} needs {key}: {'0.1 to 5' if key == 'q' else '0.01 to 1'} is usual")
             if value is not None and key != "q" and value * self.learning_rate > 1:
                 raise ValueError(
                     f"{key} x learning_rate = {value * self.learning_rate:g} is over 1: every step would overshoot the "

@@ -26,7 +26,7 @@ _NUMBERS = ("momentum", "beta_1", "beta_2", "tau")
 
 
 class OptimizerSettings(Section):
-    """How the aggregated delta moves the model."""
+    """How the aggregated delta moves the model; `"adam"` is short for `{ name = "adam" }`."""
 
     name: str = Field("sgd", description="sgd, fedavgm, adagrad, adam, yogi, or module:name of one of your own")
     learning_rate: float = Field(
@@ -57,7 +57,8 @@ class OptimizerSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_filled(cls, given: Any) -> Any:
-        """Fill in the optimizer's own defaults, so that the journal holds what a run was made with."""
+        """Take a bare name; fill in its own defaults, so that the journal holds what a run was made with."""
+        given = {"name": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping):
             return given
         defaults = BUILT_IN_OPTIMIZERS.get(str(given.get("name", "sgd")), {})

@@ -26,7 +26,7 @@ BUILT_IN_SCHEDULES: Mapping[str, Mapping[str, float | None]] = MappingProxyType(
 
 
 class ScheduleSettings(Section):
-    """How a learning rate goes over the versions: what it is multiplied with."""
+    """How a learning rate goes over the versions; `"m:schedule"` is short for `{ name = "m:schedule" }`."""
 
     name: str = Field("constant", description="constant, exponential, step, cosine, or module:name of one of your own")
     factor: float | None = Field(
@@ -51,6 +51,8 @@ class ScheduleSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_filled(cls, given: Any) -> Any:
+        """Take a bare name; fill in the schedule's own defaults, so that the journal holds what a run was made with."""
+        given = {"name": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping):
             return given
         defaults = BUILT_IN_SCHEDULES.get(str(given.get("name", "constant")), {})
@@ -72,8 +74,10 @@ class ScheduleSettings(Section):
             raise ValueError(f"{self.name} has no use for {key}: leave it out; it has {', '.join([*has, 'warm_up'])}")
         for key in has:
             if key not in given:
-                raise ValueError(f"{self.name} needs {key}")
+                example = ", ".join(f"{each} = {_EXAMPLES[each]}" for each in has if has[each] is None)
+                raise ValueError(f'{self.name} needs {key}: {{ name = "{self.name}", {example} }}, say')
         return self
 
 
 _KEYS = ("factor", "every", "versions", "least")
+_EXAMPLES: Mapping[str, Any] = MappingProxyType({"factor": 0.99, "every": 50, "versions": 200})

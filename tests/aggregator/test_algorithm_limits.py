@@ -36,8 +36,9 @@ def test_qfedavg_weighs_devices_alike_unless_told_otherwise(mode: str) -> None:
     ("tables", "said"),
     [
         ({"training": FAIR, "server": {"normalize": "steps"}}, "use normalize = none"),
+        ({"training": FAIR, "server": {"clip_norm": 2.0}}, "server.clip_norm = 2.0 cannot hold .* use max_norm"),
         ({"training": FAIR, "server": {"population": 9}}, "server.population is of scaffold and feddyn alone"),
-        ({"training": {"algorithm": "qfedavg"}}, "qfedavg needs q"),
+        ({"training": {"algorithm": "qfedavg"}}, "qfedavg needs q: 0.1 to 5"),
         ({"training": {"q": 1.0}}, "q is of qfedavg alone"),
         ({"training": {**FAIR, "q": -1.0}}, "q\n"),
     ],
@@ -63,7 +64,10 @@ def test_what_is_unset_is_filled(algorithm: str, mode: str) -> None:
     ("tables", "said"),
     [
         ({"round": {"max_staleness": 1}}, "round.max_staleness = 1 (round.mode = sync) cannot hold with"),
+        ({"round": {"max_staleness": 1}}, "use max_staleness = 0"),
+        ({"round": {"mode": "semi-sync", "max_staleness": 1}}, "use max_staleness = 0"),
         ({"round": {"mode": "async", "over_selection": None}}, "(round.mode = async) cannot hold with"),
+        ({"round": {"mode": "async", "over_selection": None}}, "use mode = sync"),
         ({"server": {"weighting": "examples"}}, "use weighting = uniform"),
         ({"server": {"reweight": "finishing"}}, "use reweight = off"),
     ],
@@ -86,7 +90,8 @@ def test_normalising_holds_with_scaffold_alone() -> None:
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ({"training": {"algorithm": "feddyn"}}, "feddyn needs alpha"),
+        ({"training": {"algorithm": "feddyn"}}, "feddyn needs alpha: 0.01 to 1"),
+        ({"training": {"algorithm": "fednova"}}, 'server.normalize = "steps"'),
         ({"training": {"algorithm": "scaffold", "alpha": 0.1}}, "alpha is of feddyn alone, and algorithm = scaffold"),
         ({"training": {"algorithm": "feddyn", "alpha": 0}}, "greater than 0"),
         ({"training": {"algorithm": "feddyn", "alpha": 30}}, "alpha x learning_rate = 3 is over 1"),
@@ -94,7 +99,7 @@ def test_normalising_holds_with_scaffold_alone() -> None:
     ],
 )
 def test_number_of_another_algorithm_is_refused(tables: dict[str, Any], said: str) -> None:
-    """And one that is missing is asked for."""
+    """And one that is missing is asked for; an algorithm that is a way to combine is named by its key."""
     with pytest.raises(ValidationError) as caught:
         some_settings(**tables)
     assert said in str(caught.value)

@@ -35,3 +35,10 @@ def test_key_without_use_missing_or_out_of_bounds_is_refused(given: dict[str, An
     """By its name."""
     with pytest.raises(ValidationError, match=said):
         ScheduleSettings(**given)
+
+
+def test_bare_name_is_short_for_a_table() -> None:
+    """And where that lacks something, the message shows one that has it."""
+    assert ScheduleSettings.model_validate("mine:schedule") == ScheduleSettings(name="mine:schedule")
+    with pytest.raises(ValidationError, match='name = "cosine", versions = 200'):
+        ScheduleSettings.model_validate("cosine")
