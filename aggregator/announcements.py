@@ -44,6 +44,8 @@ __all__ = ["BEAT_S", "Announcements"]
 
 BEAT_S = 5.0
 """However little happens, the status changes that often: it tells the living from the dead whose status is retained."""
+SHOWN_REFUSALS = 2
+"""Reasons, of those why devices do not take part, that the status has room for."""
 
 
 class Announcements:
@@ -118,6 +120,7 @@ class Announcements:
             or ["waiting_for_devices"] * waits
             + [f"barred_by_quota: {n_barred}"] * bool(n_barred)
             + [f"keep_no_state: {n_stateless}"] * bool(n_stateless)
+            + ([f"refused_for_{reason}: {n}" for reason, n in self._refusals()] if waits else [])
             + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,
@@ -129,6 +132,13 @@ class Announcements:
             metrics={name[:64]: value for name, value in list(machine.stopping.metrics.items())[:32]},
             loop_lag_ms={} if lag is None else asdict(lag),
         )
+
+    def _refusals(self) -> list[tuple[Reason, int]]:
+        """Return the commonest reasons why devices that are there do not take part, but for the state they need."""
+        refusals = self._machine.population.refusals()
+        if self._needs_state:
+            refusals.pop(Reason.STATE, None)
+        return refusals.most_common(SHOWN_REFUSALS)
 
     def status_topic(self) -> str:
         """Return where the status is published."""

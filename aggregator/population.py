@@ -164,6 +164,10 @@ class Population:
         """Return how many devices that are there do not take part for one reason."""
         return sum(member.refusal is reason and member.is_online for member in self._members.values())
 
+    def refusals(self) -> Counter[Reason]:
+        """Return how many devices that are there do not take part, by reason."""
+        return Counter(member.refusal for member in self._members.values() if member.refusal and member.is_online)
+
     def by_class(self) -> dict[str, int]:
         """Return how many devices of each class are known; "" are those that do not say."""
         return dict(Counter(member.device_class for member in self._members.values()))

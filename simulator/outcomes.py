@@ -2,14 +2,14 @@
 
 One reader for every fleet: simulated, rehearsed or in containers, all of them leave the same journal. It has a query of
 its own and believes no other file. *Accepted*: the update counts. *Late*: good work that came after its round had what
-it needed, or was still under way then. *Lost*: nobody had heard of the lease for too long, its device failed, or it was
-still open when the run ended.
+it needed, or was still under way then. *Rejected*: the aggregator would not have it, for its norm or its bytes. *Lost*:
+nobody had heard of the lease for too long, its device failed, or it was still open when the run ended.
 
 Not here: whether the journal and the devices tell the same story (`torture_checks.py`), drawing.
 """
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,14 @@ from aggregator.history import read_history
 from shared.errors import ConfigError
 from simulator.torture_checks import Row, read_rows
 
-__all__ = ["TRAIN", "ClassOutcomes", "Outcomes", "committed_seconds", "outcomes_of", "read_outcomes"]
+__all__ = ["FAILED", "HOW", "TRAIN", "ClassOutcomes", "Outcomes", "committed_seconds", "outcomes_of", "read_outcomes"]
 
 TRAIN = "train"
 """The kind of a lease that yields an update; all others are evaluations."""
+REJECTED, FAILED = "rejected", "failed"
+"""Outcomes that have a reason: the aggregator's, and the device's own."""
+HOW = ("accepted", "too_late", "rejected", "lost")
+"""What becomes of a lease; each is in exactly one."""
 LATE = frozenset({"discarded", "cancelled"})
 """Outcomes of good work that came too late, and of a lease that nobody needed any more."""
 
@@ -32,17 +36,18 @@ class ClassOutcomes:
 
     accepted: int = 0
     too_late: int = 0
+    rejected: int = 0
     lost: int = 0
     devices: set[str] = field(default_factory=set)
 
     @property
     def leases(self) -> int:
         """All of them."""
-        return self.accepted + self.too_late + self.lost
+        return self.accepted + self.too_late + self.rejected + self.lost
 
     def shares(self) -> dict[str, float]:
-        """Return accepted, too late and lost as shares of all leases; zeros where there are none."""
-        return {name: getattr(self, name) / max(1, self.leases) for name in ("accepted", "too_late", "lost")}
+        """Return what became of them as shares of all leases, by `HOW`; zeros where there are none."""
+        return {name: getattr(self, name) / max(1, self.leases) for name in HOW}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,8 @@ class Outcomes:
         abandoned: rounds that did not.
         seconds: of each round that committed, in order.
         by_class: leases of training, by class of device; a device that says none is of its group's.
+        reasons: of those that were rejected, and of those that failed, how many for which reason.
+        failure: the words in which most devices said why they failed, "" where none did.
         starts: of the aggregator.
         is_finished: whether the run came to its end.
     """
@@ -64,6 +71,8 @@ class Outcomes:
     by_class: Mapping[str, ClassOutcomes]
     starts: int
     is_finished: bool
+    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    failure: str = ""
 
     @property
     def median_s(self) -> float:
@@ -77,6 +86,7 @@ class Outcomes:
         return ClassOutcomes(
             accepted=sum(each.accepted for each in every),
             too_late=sum(each.too_late for each in every),
+            rejected=sum(each.rejected for each in every),
             lost=sum(each.lost for each in every),
             devices=set().union(*(each.devices for each in every)),
         )
@@ -92,6 +102,8 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
     leases: dict[str, Row] = {}
     became: dict[str, str] = {}
     kinds: dict[str, int] = defaultdict(int)
+    reasons: dict[str, Counter[str]] = {REJECTED: Counter(), FAILED: Counter()}
+    failures: Counter[str] = Counter()
     for row in rows:
         kinds[row.kind] += 1
         lease = row.lease or ""
@@ -100,8 +112,12 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
         elif row.kind == "accept":
             became[lease] = "accepted"
         elif row.kind == "outcome":
-            is_late = row.body["outcome"] in LATE and not row.body.get("is_lost")
-            became.setdefault(lease, "too_late" if is_late else "lost")
+            how, is_lost = row.body["outcome"], row.body.get("is_lost")
+            if lease in leases and how in reasons:
+                reasons[how][row.body.get("reason") or how] += 1
+                failures.update([row.body.get("detail", "")] * (how == FAILED))
+            is_late = how in LATE and not is_lost
+            became.setdefault(lease, "too_late" if is_late else REJECTED if how == REJECTED else "lost")
     by_class: dict[str, ClassOutcomes] = defaultdict(ClassOutcomes)
     for lease, row in leases.items():
         device: str = row.body["device"]
@@ -116,6 +132,8 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
         by_class=dict(sorted(by_class.items())),
         starts=kinds["epoch"],
         is_finished=kinds["finish"] > 0,
+        reasons={how: dict(sorted(counts.items())) for how, counts in reasons.items() if counts},
+        failure=min(failures, key=lambda words: (-failures[words], words), default=""),
     )
 
 

@@ -1,7 +1,7 @@
 """Simulator against reality: how far apart two runs of one scenario are, one in virtual time and one for real.
 
 What is compared is what a person would decide by: the median length of a round, and the shares of leases that were
-accepted, late and lost. Both are read from the runs' own journals and histories, by the same reader.
+accepted, late, rejected and lost. Both are read from the runs' own journals and histories, by the same reader.
 
 Not here: running them (`reality_command.py`), what the shares mean (`outcomes.py`).
 """
@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def shares_off(self) -> Mapping[str, float]:
-        """By how much the simulator's share of all leases is larger, for accepted, too late and lost."""
+        """By how much the simulator's share of all leases is larger, for each thing that becomes of one."""
         real, virtual = self.real.total.shares(), self.virtual.total.shares()
         return {name: virtual[name] - real[name] for name in real}
 

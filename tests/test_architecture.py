@@ -76,6 +76,7 @@ PURE = {
         "torture_plan",
         "traces",
         "training_time",
+        "waiting",
     },
 }
 # `random.Random` alone may be imported: a generator that somebody else seeded is an argument like any other.

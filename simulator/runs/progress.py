@@ -10,6 +10,7 @@ from rich.text import Text
 from aggregator.config import StopSettings
 from simulator.runs.report import clock_text
 from simulator.runs.simulation import Moment
+from simulator.runs.waiting import why_nobody_starts
 
 __all__ = ["Progress"]
 
@@ -84,6 +85,9 @@ class Progress:
             parts.append(f"round {status.round}{of}, version {status.version}")
             if self._stop.metric in status.metrics:
                 parts.append(f"{self._stop.metric} {status.metrics[self._stop.metric]:.4f}")
+            parts += [f"{n} {how}" for how in ("rejected", "failed") if (n := status.states.get(how, 0))]
+            if (why := why_nobody_starts(status)) is not None:
+                parts.append(f"waits: {why}")
         parts += [f"{moment.n_on} of {moment.n_devices} on", f"{moment.n_fits} fits", f"{events:,.0f} timers/s"]
         left_s = self._left_s(moment)
         if left_s is not None:

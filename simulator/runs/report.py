@@ -20,9 +20,10 @@ from aggregator.config import Settings
 from aggregator.history import EvaluationSummary, RoundSummary, RunHistory
 from shared.config import settings_json
 from shared.errors import ConfigError
+from shared.messages import for_people
 from shared.task import PERSONAL
 from simulator.fleet import WALL_START_S
-from simulator.outcomes import Outcomes, read_outcomes
+from simulator.outcomes import FAILED, HOW, Outcomes, read_outcomes
 from simulator.runs.curves import Cost, Curve, best_of, reached
 from simulator.runs.ledger import Spent
 from simulator.runs.simulation import Sample, Simulated
@@ -79,12 +80,14 @@ class Report:
         seconds = totals["device_seconds"]
         return [
             f"Ended:    {fields['cause']}, after {clock_text(fields['virtual_s'])} of virtual time",
+            *([] if fields["waits_for"] is None else [f"Waiting:  {fields['waits_for']}"]),
             f"Result:   {metric['name']} {last} after {totals['committed']} rounds"
             f"{f', {n} abandoned' if (n := totals['abandoned']) else ''}{target}",
             *_last_evaluation(fields["on_devices"], metric["name"]),
             f"Rounds:   median {_seconds(rounds['median'])}, p95 {_seconds(rounds['p95'])}",
-            f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, {leases['lost']} lost; "
-            f"{totals['fits']} fits",
+            f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, "
+            f"{f'{n} rejected, ' if (n := leases['rejected']) else ''}{leases['lost']} lost; {totals['fits']} fits",
+            *_reasons(fields["reasons"], fields["failure"]),
             f"Traffic:  {size_text(totals['bytes_up'])} up, {size_text(totals['bytes_down'])} down, over all links",
             f"Devices:  {_hours(seconds['training'])} training, {_hours(seconds['radio'])} with the radio on, "
             f"{_hours(seconds['idle'])} idle",
@@ -127,6 +130,7 @@ def report_of(
         "settings": {key: value for key, value in json.loads(settings_json(settings)).items() if key not in UNSTABLE},
         "fleet": {"devices": sum(scenario.counts.values()), "groups": dict(scenario.counts)},
         "cause": simulated.cause,
+        "waits_for": simulated.waits_for,
         "virtual_s": simulated.virtual_s,
         "metric": {
             "name": stop.metric,
@@ -145,6 +149,8 @@ def report_of(
             "outcomes": dict(history.rounds[-1].totals) if history.rounds else {},
             **_spent(total),
         },
+        "reasons": outcomes.reasons if outcomes else {},
+        "failure": outcomes.failure if outcomes else "",
         "classes": _classes(scenario, simulated.spent, outcomes),
         "befell": {str(name): n for name, n in sorted(simulated.struck.items())},
         "rounds": [_round(each, cost) for each, cost in zip(history.rounds, costs, strict=True)],
@@ -195,7 +201,7 @@ def _outcomes(folder: Path) -> Outcomes | None:
 
 def _leases(outcomes: Outcomes | None) -> dict[str, int]:
     total = None if outcomes is None else outcomes.total
-    return {name: getattr(total, name, 0) for name in ("leases", "accepted", "too_late", "lost")}
+    return {name: getattr(total, name, 0) for name in ("leases", *HOW)}
 
 
 def _spent(spent: Spent) -> dict[str, Any]:
@@ -224,7 +230,7 @@ def _classes(scenario: Scenario, spent: Mapping[str, Spent], outcomes: Outcomes 
         name: {
             "devices": counts[name],
             "participated": len(each.devices) if (each := by_class.get(name)) else 0,
-            **{how: getattr(each, how, 0) for how in ("leases", "accepted", "too_late", "lost")},
+            **{how: getattr(each, how, 0) for how in ("leases", *HOW)},
             **_spent(sums[name]),
         }
         for name in sorted(counts)
@@ -263,6 +269,13 @@ def _last_evaluation(last: Mapping[str, Any] | None, metric: str) -> Iterator[st
                 f"Tested:   {name} {found['value']:.4f} of version {last['version']} on {found['n_devices']} devices, "
                 f"median {found['p50']:.4f}, 10th percentile {found['p10']:.4f}"
             )
+
+
+def _reasons(reasons: Mapping[str, Mapping[str, int]], failure: str) -> Iterator[str]:
+    """Yield a line of why updates were rejected, and one of why devices failed, with the words of most of them."""
+    for how, counts in reasons.items():
+        words = f"; mostly: {for_people(failure)}" if how == FAILED and failure else ""
+        yield f"{f'{how.capitalize()}:':10}{', '.join(f'{reason} {n}' for reason, n in counts.items())}{words}"
 
 
 def _median(seconds: Sequence[float]) -> float | None:

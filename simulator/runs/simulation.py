@@ -32,6 +32,7 @@ from simulator.runs.executors import Executor
 from simulator.runs.fates import Fates
 from simulator.runs.ledger import Ledger, Spent, radio_s
 from simulator.runs.pace import Pace
+from simulator.runs.waiting import waits_for
 from simulator.scenario import PlannedDevice, Scenario
 from simulator.scenarios.faults import drops_out
 from simulator.scenarios.traces import Trace
@@ -99,6 +100,7 @@ class Simulated:
     Args:
         cause: why it ended.
         result: the aggregator's; None: it was interrupted, or its time was up.
+        waits_for: what it waited for then; None: it has come to its end.
         virtual_s: how long it took the fleet.
         wall_s: how long it took this machine.
         n_events: timers that were set.
@@ -111,6 +113,7 @@ class Simulated:
 
     cause: str
     result: RunResult | None
+    waits_for: str | None
     virtual_s: float
     wall_s: float
     n_events: int
@@ -158,7 +161,7 @@ class Simulation:
         loop.hold = self.executor.hold
         plan = self.scenario.plan()
         try:
-            cause, result, spent = await self._live(plan, loop, began)
+            cause, result, waited, spent = await self._live(plan, loop, began)
         except BaseExceptionGroup as group:
             error = leaf_of(group)
             if isinstance(error, FederationError):
@@ -169,6 +172,7 @@ class Simulation:
         return Simulated(
             cause=cause,
             result=result,
+            waits_for=waited,
             virtual_s=loop.time(),
             wall_s=time.monotonic() - began,
             n_events=loop.n_timers,
@@ -181,7 +185,7 @@ class Simulation:
 
     async def _live(
         self, plan: tuple[PlannedDevice, ...], loop: VirtualTimeLoop, began: float
-    ) -> tuple[str, RunResult | None, dict[str, Spent]]:
+    ) -> tuple[str, RunResult | None, str | None, dict[str, Spent]]:
         settings = self.settings
         edge = EdgeSettings()
         async with Fleet(
@@ -226,6 +230,7 @@ class Simulation:
                 fates.begin(group)
                 watcher = group.create_task(self._watch(fleet, fates, loop, began), name="watch")
                 cause, result = await self._end(fleet)
+                waited = None if result is not None else waits_for(fleet.status)
                 fates.end()
                 watcher.cancel()
             now = loop.time()
@@ -233,7 +238,7 @@ class Simulation:
                 device.id: self.ledger.spent(device.id, fleet.broker.bytes_of(device.id), device.link, now)
                 for device in plan
             }
-        return cause, result, spent
+        return cause, result, waited, spent
 
     async def _end(self, fleet: Fleet) -> tuple[str, RunResult | None]:
         task = asyncio.current_task()

@@ -43,16 +43,17 @@ def test_shares_by_class_are_of_the_leases_of_training() -> None:
         ),
         [2.0],
     )
-    assert found.by_class["pi-4"].shares() == {"accepted": 0.5, "too_late": 0.25, "lost": 0.25}
+    assert found.by_class["pi-4"].shares() == {"accepted": 0.5, "too_late": 0.25, "rejected": 0.0, "lost": 0.25}
     assert found.by_class["pi-4"].devices == {"porch-1", "porch-2"}
     assert (found.committed, found.abandoned, found.starts, found.is_finished) == (1, 1, 1, True)
     assert found.total.leases == 4
 
 
 @pytest.mark.parametrize(
-    ("how", "share"), [("discarded", "too_late"), ("cancelled", "too_late"), ("failed", "lost"), ("rejected", "lost")]
+    ("how", "share"),
+    [("discarded", "too_late"), ("cancelled", "too_late"), ("failed", "lost"), ("rejected", "rejected")],
 )
-def test_every_outcome_is_late_or_lost(how: str, share: str) -> None:
+def test_every_outcome_is_late_rejected_or_lost(how: str, share: str) -> None:
     """Good work that came too late is told apart from work that never came."""
     found = outcomes_of(journal(lease("1", "a-1"), outcome("1", how)), [])
     assert found.by_class["a"].shares()[share] == 1.0
@@ -61,7 +62,21 @@ def test_every_outcome_is_late_or_lost(how: str, share: str) -> None:
 def test_lease_that_nobody_had_heard_of_is_lost_however_it_ended() -> None:
     """It is cancelled when its version exists, as one that is only late; the journal tells them apart."""
     found = outcomes_of(journal(lease("1", "a-1"), outcome("1", "cancelled", is_lost=True)), [])
-    assert found.total.shares() == {"accepted": 0.0, "too_late": 0.0, "lost": 1.0}
+    assert found.total.shares() == {"accepted": 0.0, "too_late": 0.0, "rejected": 0.0, "lost": 1.0}
+
+
+def test_reasons_are_counted_over_trainings_and_the_commonest_failure_is_in_words() -> None:
+    """Two rejected for their norm, one for its codec; two of three that failed say the same; evaluations are none."""
+    ends = [("rejected", "norm", ""), ("rejected", "codec", ""), ("rejected", "norm", "")]
+    ends += [("failed", "training", "KeyError: 'x'"), ("failed", "training", "gone"), ("failed", "training", "gone")]
+    rows = [lease("evaluation", "a-1", kind="evaluate"), outcome("evaluation", "failed")]
+    for number, (how, reason, detail) in enumerate(ends):
+        rows.append(lease(str(number), "a-1"))
+        rows.append(("outcome", str(number), {"outcome": how, "reason": reason, "detail": detail}))
+    found = outcomes_of(journal(*rows), [])
+    assert found.reasons == {"rejected": {"codec": 1, "norm": 2}, "failed": {"training": 3}}
+    assert found.failure == "gone"
+    assert (found.total.rejected, found.total.lost) == (3, 3)
 
 
 def test_device_without_a_class_is_counted_with_its_group() -> None:
@@ -74,7 +89,7 @@ def test_median_is_of_committed_rounds() -> None:
     """No round, no median."""
     assert outcomes_of([], []).median_s == 0.0
     assert outcomes_of([], [1.0, 9.0, 3.0]).median_s == 3.0
-    assert outcomes_of([], []).total.shares() == {"accepted": 0.0, "too_late": 0.0, "lost": 0.0}
+    assert set(outcomes_of([], []).total.shares().values()) == {0.0}
 
 
 def test_folder_that_is_no_run_s_is_refused(tmp_path: Path) -> None:

@@ -69,6 +69,20 @@ def test_mistake_in_a_scenario_is_exit_two(tmp_path: Path, text: str, says: str)
     assert says in result.stderr
 
 
+@pytest.mark.parametrize("needs", ["algorithm = 'scaffold'", "codec = 'top-1-percent'"])
+def test_fleet_that_keeps_no_state_is_refused_a_run_that_needs_some(tmp_path: Path, needs: str) -> None:
+    """By the names of key and group, with what to change; where one group keeps some the run may begin."""
+    text = SCENARIO.replace("[devices.pi-4]", f"[run.training]\n{needs}\n[devices.pi-4]\nkeeps_state = false")
+    arguments = ["--folder", str(tmp_path / "runs"), "--plain"]
+    refused = CliRunner().invoke(app, ["run", str(_written(tmp_path, text)), *arguments])
+    assert refused.exit_code == 2
+    for word in ("devices.pi-4", f"training.{needs}", "keeps_state", "or choose"):
+        assert word in refused.stderr
+    path = _written(tmp_path, f"{text}\n[devices.other]\ncount = 3\n")
+    begun = CliRunner().invoke(app, ["run", str(path), *arguments])
+    assert begun.exit_code == 0, begun.output
+
+
 def test_compared_runs_are_drawn_side_by_side(tmp_path: Path) -> None:
     """One after the other, with a table, a JSON and a picture."""
     paths = [str(_written(tmp_path, name=name)) for name in ("a.toml", "b.toml")]

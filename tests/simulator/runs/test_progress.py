@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -23,6 +24,22 @@ def test_line_says_how_far_how_good_and_how_long() -> None:
     for part in ("01:01:01", "round 5 of 10, version 4", "accuracy 0.7500", "7 of 9 on", "40 fits", "1,000 timers/s"):
         assert part in line
     assert "00:00:30 left" in line
+
+
+def test_line_says_what_keeps_a_run_from_going_on() -> None:
+    """Updates that were rejected, and why devices that are there do not begin a round."""
+    moment = _moment(20)
+    assert moment.status is not None
+    changes = {"phase": "waiting", "need": 3, "states": {"rejected": 40}, "causes": ["waiting_for_devices"]}
+    causes = ["waiting_for_devices", "keep_no_state: 5"]
+    lines = [
+        Progress(STOP, 1e6, is_silent=True).line(
+            replace(moment, status=moment.status.model_copy(update={**changes, "causes": each, "have": have}))
+        )
+        for each, have in [(causes[:1], 0), (causes, 0), (causes, 3)]
+    ]
+    assert all("40 rejected" in line for line in lines)
+    assert ["waits: keep no state: 5" in line for line in lines] == [False, True, False]
 
 
 def test_lines_come_now_and_then_where_there_is_no_terminal() -> None:

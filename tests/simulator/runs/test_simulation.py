@@ -49,7 +49,10 @@ def test_device_that_is_slow_and_makes_progress_keeps_its_lease(tmp_path: Path) 
     slow = _one_class(40, round={"lease_s": 120, "window_s": {"min": 2000, "max": 2000}, "report_goal": 2})
     report = simulated(slow, tmp_path)[1]
     assert report.fields["totals"]["outcomes"]["expired"] == 0
-    assert report.fields["totals"]["leases"] == {"leases": 4, "accepted": 4, "too_late": 0, "lost": 0}
+    assert report.fields["totals"]["leases"] == {
+        **dict.fromkeys(("leases", "accepted"), 4),
+        **dict.fromkeys(("too_late", "rejected", "lost"), 0),
+    }
 
 
 def test_device_is_gone_outside_of_its_hours_and_its_work_with_it(tmp_path: Path) -> None:
@@ -102,6 +105,37 @@ def test_run_whose_time_is_up_reports_what_there_is(tmp_path: Path) -> None:
     came, report = simulated(scenario, tmp_path)
     assert (came.cause, came.result) == (LIMIT, None)
     assert 1 <= len(report.rounds) <= 3
+    assert report.fields["waits_for"] == came.waits_for
+    assert "Waiting:  reports of round" in "\n".join(report.lines())
+
+
+def test_run_that_rejects_everything_says_for_what(tmp_path: Path) -> None:
+    """With a norm that no update is below nothing counts; what was rejected is not called lost."""
+    scenario = _one_class(3, server={"max_norm": 1e-9}).model_copy(update={"virtual_limit_s": 200.0})
+    came, report = simulated(scenario, tmp_path)
+    leases = report.fields["totals"]["leases"]
+    assert came.cause == LIMIT
+    assert leases["rejected"] > 0
+    assert (leases["accepted"], leases["lost"]) == (0, leases["leases"] - leases["rejected"])
+    assert report.fields["reasons"] == {"rejected": {"norm": leases["rejected"]}}
+    said = report.lines()
+    assert f"Rejected: norm {leases['rejected']}" in said
+    assert any(f"{leases['rejected']} rejected" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("training", "cause"),
+    [({"algorithm": "scaffold"}, "keep no state: 2"), ({"codec": "top-1-percent"}, "refused for codec: 2")],
+)
+def test_run_that_waits_for_devices_says_what_keeps_those_out_that_are_there(
+    tmp_path: Path, training: dict[str, str], cause: str
+) -> None:
+    """None of the two may keep what the algorithm, or the codec, needs."""
+    scenario = _one_class(3, group={"keeps_state": False}, training=training)
+    came, report = simulated(scenario.model_copy(update={"virtual_limit_s": 200.0}), tmp_path)
+    assert came.waits_for == f"devices, 0 of 2 are at hand; {cause}"
+    assert f"Waiting:  {came.waits_for}" in report.lines()
+    assert report.fields["totals"]["leases"]["leases"] == 0
 
 
 def test_one_that_is_killed_in_its_upload_is_never_back(tmp_path: Path) -> None:
