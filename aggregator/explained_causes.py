@@ -36,7 +36,7 @@ _FAILED = {
     Reason.RESULT: "its task returned what is no result",
     Reason.NOT_FINITE: "its task returned NaN or infinity",
     Reason.SPEC: "its task yields another model",
-    Reason.STATE: "it had lost what the algorithm lets it keep, and begins anew",
+    Reason.STATE: "it had lost what the algorithm lets it keep, and begins anew, or its task keeps what it may not",
     Reason.PROTOCOL: "its program does not know the algorithm",
 }
 

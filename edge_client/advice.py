@@ -29,7 +29,8 @@ ADVICE: Mapping[Reason, str] = MappingProxyType(
         Reason.TRAINING: "see the traceback in this log, under training_failed",
         Reason.RESULT: "see under training_failed in this log what the task returned",
         Reason.SPEC: "use the same task, with the same model, on the device and at the aggregator",
-        Reason.STATE: "nothing: it begins anew; if it happens again, see that nothing deletes this device's folder",
+        Reason.STATE: "nothing: it begins anew; if it happens again, see that nothing deletes this device's folder, "
+        "and that it may keep state (keeps_state) if the task does",
         Reason.PROTOCOL: _SAME_VERSION,
         Reason.DATA: "see whether the task finds data for this client",
         Reason.GOAL_MET: _NOTHING,

@@ -136,7 +136,8 @@ class EdgeSettings(_Section):
     partition: Partition | None = Field(None, description="[i, n]: the i-th of n parts, handed to the task")
     keeps_state: bool = Field(
         True,
-        description="false: it keeps nothing of a training for the next; runs whose algorithm needs that do without it",
+        description="false: it keeps nothing of a training for the next; runs whose algorithm or task needs that do "
+        "without it",
     )
     devices: list[DeviceSettings] = Field([], description="several devices in this process, in place of id")
     broker: BrokerSettings = BrokerSettings()

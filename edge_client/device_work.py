@@ -185,6 +185,7 @@ class DeviceWork:
                         state=state,
                         gate=gate,
                         kept=kept,
+                        keeps_state=self._keeps_state,
                     ),
                 )
             if finished is None or gate.is_cancelled:

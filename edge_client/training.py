@@ -32,6 +32,8 @@ from shared.wire import encode
 
 __all__ = ["CarryOut", "Finished", "Gate", "carry_out"]
 
+_KEEP = "let it (keeps_state = true, no --no-state), or keep nothing (no personal, keep_optimizer, Trained.state)"
+
 
 class Gate:
     """What a task calls after each batch (`shared.task.Progress`).
@@ -105,6 +107,7 @@ def carry_out(
     state: Callable[[], Arrays],
     gate: Gate,
     kept: Callable[[str | None], Arrays] = _nothing_kept,
+    keeps_state: bool = True,
 ) -> Finished | None:
     """Train or evaluate. Takes as long as it takes.
 
@@ -117,6 +120,7 @@ def carry_out(
         state: reads what this client returned last and had accepted.
         gate: the task's `progress`.
         kept: reads what the algorithm has kept since the update of a lease (`AlgorithmStates.of`).
+        keeps_state: whether this device may keep what the task wants back next time; else a task that does fails.
 
     Returns:
         None: cancelled, nobody wants a report.
@@ -131,7 +135,7 @@ def carry_out(
         if order.kind is Kind.EVALUATE:
             finished = _evaluate(order, task, client, partial(spec.unflatten, vector[: spec.n_params]), state(), gate)
         else:
-            finished = _train(order, task, client, (theirs, vector), state(), kept, gate)
+            finished = _train(order, task, client, (theirs, vector), state(), kept, gate, keeps_state=keeps_state)
     except TrainingCancelled:
         if not gate.is_cancelled:  # the task's own idea: without a report the device would wait for ever
             detail = "the task raised TrainingCancelled, and nobody had cancelled it"
@@ -157,6 +161,8 @@ def _train(
     state: Arrays,
     kept: Callable[[str | None], Arrays],
     gate: Gate,
+    *,
+    keeps_state: bool,
 ) -> Finished:
     if order.work is None:
         raise PeerError(Reason.FIELDS, "an assignment to train without work")
@@ -200,6 +206,9 @@ def _train(
         initial_loss_of(metrics, reason=Reason.RESULT)
     if trained.gradient is not None and (correction is not None or adjustment.mu or is_fair):
         raise PeerError(Reason.RESULT, f"{work.algorithm} needs the parameters after training, not a gradient")
+    if trained.state and not keeps_state:
+        names = ", ".join(map(repr, list(trained.state)[:3]))
+        raise PeerError(Reason.STATE, f"the task keeps {names} for the next training, and this device nothing: {_KEEP}")
     try:
         pack(trained.state)
     except TypeError as error:

@@ -62,7 +62,7 @@ class Reason(StrEnum):
     # failed: the device says so
     TRAINING = "training"  # the task raised
     RESULT = "result"  # NaN, Inf, a wrong shape or name in what the task returned
-    STATE = "state"  # the device has lost what the algorithm lets it keep, or keeps nothing at all
+    STATE = "state"  # the device has lost what the algorithm lets it keep, or may keep nothing, and something wants to
 
     # cancelled, or a lease that is not given
     COMMITTED = "committed"  # the version it would help build exists

@@ -139,7 +139,7 @@ class Trained:
         num_examples: the weight of this update, >= 1.
         n_steps: optimizer steps taken.
         metrics: of training.
-        state: kept on this client, current once the update is accepted.
+        state: kept on this client, current once the update is accepted; a device that keeps nothing takes {} alone.
     """
 
     parameters: Arrays | None = None

@@ -11,7 +11,7 @@ from edge_client.device_work import DeviceWork, spec_of
 from edge_client.events import Settle
 from shared.blocking import Lane
 from shared.errors import ConfigError, InvalidState, Reason
-from shared.messages import Outcome, WorkOrder
+from shared.messages import Outcome, Reported, WorkOrder
 from shared.parameters import ParameterSpec
 from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
 from tests.edge_client.builders import an_order, lease
@@ -235,3 +235,26 @@ async def test_device_that_may_keep_nothing_keeps_nothing(tmp_path: Path, keeps_
     assert [dict(each.state) for each in task.seen] == ([{}, {"count": 1}, {"count": 2}] if keeps_state else [{}])
     assert [len(each.correction) for each in task.seen] == ([0, 1, 1] if keeps_state else [0])
     assert suffixes_below(tmp_path) == ([".algorithm", ".algorithm", ".state"] if keeps_state else [])
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("keeps_state", [True, False])
+async def test_task_that_keeps_something_fails_by_name_where_nothing_is_kept(
+    tmp_path: Path, keeps_state: bool, is_kept: bool
+) -> None:
+    """A personal head would be thrown away round after round, in silence; a task without state trains anywhere."""
+    settings = EdgeSettings(folder=tmp_path, keeps_state=keeps_state)
+    work = DeviceWork(settings, AddOne(5000, state=is_kept), Client(id=ClientId("pi")), Direct(), lambda: 0.0)
+    await work.open(None)
+    model = Published()
+    model.fill(await work.model(model.ref))
+    with structlog.testing.capture_logs() as logs:
+        await work.work(ORDER)
+    (entry,) = work.outbox.entries
+    failed = [line["cause"] for line in logs if line["event"] == "training_failed"]
+    if keeps_state or not is_kept:
+        assert (entry.report.outcome, failed) == (Reported.TRAINED, [])
+    else:
+        assert (entry.report.outcome, entry.report.error) == (Reported.FAILED, str(Reason.STATE))
+        (cause,) = failed
+        assert all(part in cause for part in ("'count'", "keeps_state = true", "personal, keep_optimizer"))
