@@ -6,15 +6,18 @@ machines, and speak their protocol, so that either may be given to a task and it
 Not here: how the server moves its model (`aggregator/server_optimizers/`).
 """
 
+import functools
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import structlog
 import torch
 from torch import Tensor, nn
 
 from shared.errors import ConfigError
 
-__all__ = ["ClientOptimizer", "adam", "momentum", "sgd"]
+__all__ = ["ClientOptimizer", "adam", "check_step", "momentum", "sgd", "warn_of_scaffold"]
 
 
 class ClientOptimizer(Protocol):
@@ -149,3 +152,62 @@ def adam(
     if not all(0 <= beta < 1 for beta in betas) or not eps >= 0:
         raise ConfigError(f"adam's betas are {betas} and eps {eps}: betas are in [0, 1), eps is at least 0")
     return _Adam(parameters, learning_rate, betas=betas, eps=eps)
+
+
+def check_step(optimizer: object) -> None:
+    """Refuse an optimizer that asks for the loss again within its step, as LBFGS does.
+
+    Args:
+        optimizer: one, or its class, or a partial of that; of another function nothing is known before it is called.
+
+    Raises:
+        ConfigError: its `step` cannot be called without arguments.
+    """
+    while isinstance(optimizer, functools.partial):
+        optimizer = optimizer.func
+    step = getattr(optimizer, "step", None)
+    if step is None:
+        return
+    try:
+        parameters = list(inspect.signature(step).parameters.values())
+    except (TypeError, ValueError):  # of what is written in C there is none
+        return
+    is_class = isinstance(optimizer, type)
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters[int(is_class) :] if p.default is p.empty and p.kind in named]
+    if needed:
+        raise ConfigError(
+            f"optimizer {_name_of(optimizer)}: its step needs {needed[0]!r}, and a training calls step()",
+            where="TorchTask",
+            hint="use sgd, momentum, adam, or one of torch.optim whose step needs nothing",
+        )
+
+
+def warn_of_scaffold(optimizer: ClientOptimizer, learning_rate: float) -> None:
+    """Log, once a process, that what SCAFFOLD makes of this optimizer's steps is no mean gradient."""
+    if not _is_plain_sgd(optimizer, learning_rate):
+        _warn_of_scaffold(_name_of(optimizer))
+
+
+@functools.cache
+def _warn_of_scaffold(name: str) -> None:
+    structlog.get_logger().warning(
+        "scaffold_without_plain_sgd",
+        optimizer=name,
+        so="scaffold divides what was moved by steps x learning_rate: only after plain SGD is that the mean gradient",
+        remedy="leave out optimizer (TorchTask), or use another training.algorithm",
+    )
+
+
+def _is_plain_sgd(optimizer: ClientOptimizer, learning_rate: float) -> bool:
+    """Return whether w moves by -learning_rate x gradient, as far as one can see."""
+    if isinstance(optimizer, _Sgd):
+        return True
+    if type(optimizer) is not torch.optim.SGD:
+        return False
+    return all(group["momentum"] == 0 and group["lr"] == learning_rate for group in optimizer.param_groups)
+
+
+def _name_of(optimizer: object) -> str:
+    kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+    return kind.__name__.removeprefix("_")

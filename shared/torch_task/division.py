@@ -51,8 +51,15 @@ class Division:
 
     @classmethod
     def of(cls, model: nn.Module, personal: Patterns, shared: Patterns | None) -> "Division":
-        """Return how a model is divided; `check` says whether it can be."""
-        return cls(_resolved(personal, model), None if shared is None else _resolved(shared, model))
+        """Return how a model is divided; `check` says whether it can be.
+
+        Raises:
+            ConfigError: a function returns what is no name patterns.
+        """
+        return cls(
+            _resolved("personal", personal, model),
+            None if shared is None else _resolved("shared", shared, model),
+        )
 
     def is_personal(self, name: str) -> bool:
         """Return whether an entry stays on the client, and is trained there."""
@@ -150,8 +157,16 @@ def _bits(entry: Tensor) -> memoryview:
     return entry.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _resolved(patterns: Patterns, model: nn.Module) -> tuple[str, ...]:
-    return tuple(patterns(model) if callable(patterns) else patterns)
+def _resolved(kind: str, patterns: Patterns, model: nn.Module) -> tuple[str, ...]:
+    if not callable(patterns):
+        return tuple(patterns)
+    found: object = patterns(model)
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        what = f"the function given as {kind} returns {found!r}, and not a list of name patterns"
+        raise ConfigError(what, where="TorchTask", hint="let it return ['head.*'], say")
+    names = list(found)
+    checked_patterns(kind, names)
+    return tuple(names)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from shared.task import Arrays, Ratio, Trained, Work
 from shared.torch_task.arrays import entries_of, to_arrays
 from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
-from shared.torch_task.client_optimizers import ClientOptimizer
+from shared.torch_task.client_optimizers import ClientOptimizer, check_step, warn_of_scaffold
 from shared.torch_task.corrections import Correction
 from shared.torch_task.division import Division
 from shared.torch_task.kept_moments import moments_of, restore_moments
@@ -218,6 +218,9 @@ class LocalTraining:
     def _begin(self, parameters: Mapping[str, nn.Parameter]) -> ClientOptimizer:
         """Return an optimizer of these parameters, with the moments that were kept."""
         optimizer = self._recipe.optimizer(list(parameters.values()), self._work.learning_rate)
+        check_step(optimizer)
+        if self._work.algorithm == "scaffold":
+            warn_of_scaffold(optimizer, self._work.learning_rate)
         if self._recipe.keep_optimizer:
             restore_moments(optimizer, parameters, self._work.state)
         return optimizer

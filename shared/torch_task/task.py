@@ -21,7 +21,7 @@ from shared.errors import ConfigError, InvalidState
 from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Trained, Work
 from shared.torch_task.arrays import copy_into, entries_of, is_in_numpy, to_arrays
 from shared.torch_task.batches import Batch, MetricSums, n_examples, split
-from shared.torch_task.client_optimizers import ClientOptimizer, sgd
+from shared.torch_task.client_optimizers import ClientOptimizer, check_step, sgd
 from shared.torch_task.division import BASE, Division, Patterns, checked_patterns, name_of_base
 from shared.torch_task.local_training import ALGORITHMS, PIECE, LocalTraining, Recipe, batches_for
 from shared.torch_task.seeding import alone, device_named
@@ -78,6 +78,7 @@ class TorchTask:
         if head_epochs is not None and (head_epochs < 1 or not personal):
             hint = "name them by personal=['head.*'], or leave out head_epochs"
             raise ConfigError(f"head_epochs is {head_epochs}, of {personal or 'no'} personal entries", hint=hint)
+        check_step(optimizer)
         self._personal = checked_patterns("personal", personal)
         self._shared = None if shared is None else checked_patterns("shared", shared)
         self._model, self._metrics, self._device_name = model, metrics, device

@@ -3,11 +3,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 import torch
 from torch import nn
 
 from shared.errors import ConfigError
 from shared.torch_task import ClientOptimizer, adam, momentum, sgd
+from shared.torch_task.client_optimizers import _warn_of_scaffold
 from tests.shared.torch_examples import a_task, parameters_of, some_data, train
 
 Make = Callable[[Iterable[nn.Parameter], float], ClientOptimizer]
@@ -85,3 +87,52 @@ def test_numbers_that_cannot_converge_are_refused(
     """By name, with what they must be."""
     with pytest.raises(ConfigError, match=next(iter(changes))):
         make([nn.Parameter(torch.ones(1))], 0.1, **changes)
+
+
+def lbfgs(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.LBFGS:
+    """Nothing is known of what it makes before it is called."""
+    return torch.optim.LBFGS(parameters, lr=rate)
+
+
+@pytest.mark.parametrize("keep_optimizer", [True, False])
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, partial(torch.optim.LBFGS, max_iter=3), lbfgs])
+def test_optimizer_whose_step_needs_a_closure_is_refused_before_any_step(make: Make, keep_optimizer: bool) -> None:
+    """By name, kept or not; where it is a class, when the task is made. TypeError in each round said nothing."""
+    steps: list[int] = []
+
+    def progress(steps_done: int, n_steps: int, **metrics: float) -> bool:
+        steps.append(steps_done)
+        return True
+
+    with pytest.raises(ConfigError, match="optimizer LBFGS: its step needs 'closure'"):
+        train(a_task(optimizer=make, keep_optimizer=keep_optimizer), progress=progress)
+    assert not steps
+
+
+class Slower(torch.optim.SGD):
+    """Of which nothing is known."""
+
+
+@pytest.mark.parametrize(
+    ("make", "algorithm", "named"),
+    [
+        (sgd, "scaffold", []),
+        (lambda p, rate: torch.optim.SGD(p, lr=rate), "scaffold", []),
+        (adam, "fedavg", []),
+        (adam, "scaffold", ["Adam"]),
+        (momentum, "scaffold", ["Momentum"]),
+        (lambda p, rate: torch.optim.SGD(p, lr=rate, momentum=0.9), "scaffold", ["SGD"]),
+        (lambda p, rate: torch.optim.SGD(p, lr=rate / 2), "scaffold", ["SGD"]),
+        (lambda p, rate: Slower(p, lr=rate), "scaffold", ["Slower"]),
+    ],
+)
+def test_scaffold_with_another_optimizer_than_plain_sgd_is_said_once(
+    make: Make, algorithm: str, named: list[str]
+) -> None:
+    """Two trainings, one line: what was moved by K η is no mean gradient then."""
+    _warn_of_scaffold.cache_clear()
+    task = a_task(optimizer=make)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            train(task, algorithm=algorithm)
+    assert [line["optimizer"] for line in logs if line["event"] == "scaffold_without_plain_sgd"] == named

@@ -197,6 +197,9 @@ def test_norm_layers_of_every_kind_are_found_and_nothing_else() -> None:
         (Tied, {"personal": ["second.*"]}, "'first.weight' and 'second.weight' are one tensor", "both, or neither"),
         (Tied, {"shared": ["first.*"]}, "'first.weight' and 'second.weight' are one tensor", "both, or neither"),
         (lambda: nn.Linear(3, 1), {"personal": norm_layers}, "no norm layer", "patterns"),
+        (BodyAndHead, {"personal": lambda model: None}, "given as personal returns None", "let it return"),
+        (BodyAndHead, {"shared": lambda model: "head.*"}, r"given as shared returns 'head\.\*'", "let it return"),
+        (BodyAndHead, {"personal": lambda model: [3]}, "personal holds 3", ""),
     ],
 )
 def test_division_that_cannot_be_is_refused_by_name(
