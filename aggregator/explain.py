@@ -93,7 +93,7 @@ def as_json(
 def _flat(each: ExplainedRound) -> dict[str, Any]:
     names = [field.name for field in fields(each) if field.name not in ("leases", "refused")]
     return {
-        name: dict(value) if name in ("counts", "device_seconds") else value
+        name: dict(value) if name in ("counts", "device_seconds", "failures") else value
         for name in names
         for value in (getattr(each, name),)
     }

@@ -64,7 +64,7 @@ def lease_cause(
         version: the newest committed one when it ended.
         line: what the aggregator saw of it; None: nothing is known.
     """
-    own_words = f": {detail}" if detail else ""
+    own_words = f": {detail}" if detail and detail != reason else ""
     match outcome:
         case None:
             return "still out"

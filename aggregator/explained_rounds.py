@@ -136,11 +136,24 @@ def _explained_round(each: RoundAccount, summary: RoundSummary | None, *, finish
         n_selected=len(each.leases),
         n_refused=len(refused),
         device_seconds=_device_seconds(each.leases),
+        failures=_failures(each.leases),
         slowest=slowest,
         slowest_class=slowest_class,
         leases=tuple(each.leases),
         refused=refused,
     )
+
+
+def _failures(leases: Iterable[ExplainedLease]) -> dict[str, int]:
+    """Return why leases failed or were rejected, the commonest first.
+
+    A device that failed names its error in a word, which is kept; the numbers of a check differ from update to update.
+    """
+    whys: Counter[str] = Counter()
+    for lease in leases:
+        if lease.state in ("failed", "rejected"):
+            whys[lease.cause if lease.state == "failed" else lease.cause.partition(": ")[0]] += 1
+    return dict(sorted(whys.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _device_seconds(leases: Iterable[ExplainedLease]) -> dict[str, float]:

@@ -6,6 +6,7 @@ Not here: what is shown (`explanation.py`, `fairness.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,6 +18,8 @@ from shared.messages import for_people
 
 __all__ = ["class_name", "device_table", "fairness_table", "round_table", "rounds_table"]
 
+SHOWN_FAILURES = 2
+"""Reasons why leases of a round failed, in the table of rounds; `explain RUN ROUND` has them all."""
 _PARTS = ("waiting", "download", "training", "upload", "offline", "unknown")
 _STYLES = {
     "accepted": "green",
@@ -51,7 +54,7 @@ def rounds_table(run: ExplainedRun) -> RenderableType:
             str(each.n_refused),
             _slowest(each),
             _mostly(each.device_seconds),
-            Text(each.cause),
+            Text(_why(each)),
         )
     return Group(table, Text(_run_line(run), style="dim"))
 
@@ -188,6 +191,12 @@ def _slowest(each: ExplainedRound) -> Text:
         return Text("")
     of_class = f" ({class_name(each.slowest_class)})" if each.slowest_class else ""
     return Text(for_people(each.slowest) + of_class)
+
+
+def _why(each: ExplainedRound) -> str:
+    """Return why it ended, and for what most leases of it failed or were rejected."""
+    shown = [f"{n} x {for_people(why)}" for why, n in islice(each.failures.items(), SHOWN_FAILURES)]
+    return "; ".join([each.cause, *shown])
 
 
 def _mostly(device_seconds: Mapping[str, float]) -> str:

@@ -126,6 +126,7 @@ class ExplainedRound:
         n_selected: leases given in it.
         n_refused: devices that were kept out of it and had no lease in it.
         device_seconds: of its leases, by part; the parts of `TimeSplit`.
+        failures: leases given in it that failed or were rejected, by why in words, the commonest first.
         slowest: device whose counted update took longest.
         slowest_class: the class whose counted updates took longest in the mean.
         leases: in the order in which they were given.
@@ -145,6 +146,7 @@ class ExplainedRound:
     n_selected: int
     n_refused: int
     device_seconds: Mapping[str, float]
+    failures: Mapping[str, int]
     slowest: str | None
     slowest_class: str | None
     leases: tuple[ExplainedLease, ...] = ()

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from aggregator.journal import read_journal
 from aggregator.records import AcceptRecord, LeaseRecord, OutcomeRecord
 from shared.blocking import Lane
 from shared.messages import Kind
+from shared.task import Arrays, Client, Trained, Work
 from simulator.fleet import AGGREGATOR, Fleet
 from tests.integration.linear import LinearTask, some_settings
 
@@ -112,3 +114,37 @@ def test_jain_index_by_hand() -> None:
     assert jain_index([3.0, 3.0]) == 1.0
     assert jain_index([3.0], 2) == 0.5
     assert jain_index([]) is None
+
+
+class _Refuses(LinearTask):
+    def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+        raise ZeroDivisionError("the device's own words stay on the device")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "why"),
+    [
+        (_Refuses(), {}, "its task raised an error: ZeroDivisionError"),
+        (LinearTask(), {"server": {"max_norm": 1e-9}}, "its update was larger than server.max_norm"),
+        (LinearTask(), {"training": {"algorithm": "qfedavg", "q": 1.0}}, "its task returned what is no result"),
+    ],
+)
+async def test_round_of_which_nothing_counted_says_why_in_the_table_and_in_json(
+    tmp_path: Path, task: LinearTask, changes: dict[str, Any], why: str
+) -> None:
+    """The error's name, or the check: by how many leases of the round, once for all of them."""
+    settings = some_settings(tmp_path, **changes)
+    async with Fleet(settings, task, tmp_path) as fleet:
+        fleet.start_aggregator()
+        for i in range(6):
+            fleet.add(f"d{i}")
+        await fleet.until(lambda: fleet.status and fleet.status.round > 1)
+    folder = settings.output.folder / "test"
+    first = explain(folder).rounds[0]
+    n = first.counts["failed"] + first.counts["rejected"]
+    assert n > 0
+    assert dict(first.failures) == {why: n}
+    shown = CliRunner().invoke(app, ["explain", str(folder)], env={"COLUMNS": "400"})
+    assert f"{n} x {why}" in shown.output
+    printed = CliRunner().invoke(app, ["explain", str(folder), "--json"])
+    assert json.loads(printed.stdout)["rounds"][0]["failures"] == {why: n}
