@@ -1,8 +1,9 @@
 """What a rule over the whole cohort asks of the rest of the settings.
 
-A robust rule counts every update once: a weight would be another thing to lie about. What is unset is filled so; what
-is set and cannot hold is refused, with what to change. So is a quorum that is too small for the rule's theorem: a round
-never closes with fewer, so that no version fails for it.
+A robust rule counts every update once: a weight would be another thing to lie about. What is unset is filled so, also
+for the geometric median and a user's own rule, which know weights; what is set and cannot hold is refused, with what to
+change. So is a quorum that is too small for the rule's theorem: a round never closes with fewer, so that no version
+fails for it.
 
 Pure.
 """
@@ -13,6 +14,7 @@ from typing import Any
 from aggregator.learning_settings import ServerSettings
 from aggregator.rule_settings import STREAMING_RULES, RuleSettings
 from aggregator.rules import cohort_rule
+from aggregator.rules.median import Median
 from shared.errors import ConfigError
 
 __all__ = ["filled_for_rule", "rule_contradiction"]
@@ -30,7 +32,7 @@ def filled_for_rule(given: Mapping[str, Any]) -> dict[str, Any]:
     name = _name_of(server.get("rule"))
     if name is None or name in STREAMING_RULES:
         return dict(given)
-    wanted = {"normalize": "none", **({} if _knows_weights(name) else {"weighting": "uniform"})}
+    wanted = {"normalize": "none", "weighting": "uniform"}
     return {**given, "server": {**wanted, **{key: value for key, value in server.items() if value is not None}}}
 
 
@@ -55,10 +57,9 @@ def rule_contradiction(server: ServerSettings, *, quorum: int) -> str | None:
                 f"server.{key} = {value} cannot hold with server.rule = {rule.name}, which counts every update once: "
                 f"use {key} = {plain}, or the rule geometric-median, which knows weights"
             )
-    if ":" in rule.name:
-        return None
+    is_own = ":" in rule.name  # what it asks for is known once it is loaded; what mixing does, already
     try:
-        cohort_rule(rule).check(quorum)
+        cohort_rule(rule, Median() if is_own else None).check(quorum)
     except ConfigError as error:
         return f"round: a round may close with {quorum} reports; {error}"
     return None

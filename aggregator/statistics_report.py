@@ -52,11 +52,12 @@ def read_statistics(run: Path) -> StatisticsReport:
     """
     folder = folder_of(run)
     counted: dict[int, dict[str, AcceptRecord]] = {}
-    committed, task_name = None, ""
+    committed, task_name, rule, version_rule = None, "", "mean", "mean"
     for record in read_journal(folder / "journal.sqlite"):
         match record:
             case ConfigRecord():
-                task_name = json.loads(record.settings)["task"]
+                settings = json.loads(record.settings)
+                task_name, rule = settings["task"], settings["server"]["rule"]["name"]
             case AcceptRecord(into=into):
                 counted.setdefault(into, {})[record.lease] = record
             case VoidRecord(into=into, lease=None):
@@ -64,14 +65,21 @@ def read_statistics(run: Path) -> StatisticsReport:
             case VoidRecord(into=into, lease=str(lease)):
                 counted.get(into, {}).pop(lease, None)
             case CommitRecord():
-                committed = record
+                committed, version_rule = record, rule
     task = load_task(task_name, Path.cwd() if run.is_dir() else run.parent)
     if not isinstance(task, StatisticsTask):
         raise ConfigError(f"task {task_name!r} is a {type(task).__name__}, no StatisticsTask", where=str(folder))
     if committed is None or not committed.version:
         raise ConfigError("no round has ended yet", where=str(folder), hint=f"python -m aggregator explain {run}")
     version, records = committed.version, list(counted.get(committed.version, {}).values())
-    _refuse_unequal(records, version, where=f"{folder}, version {version}")
+    where = f"{folder}, version {version}"
+    if version_rule != "mean":
+        raise ConfigError(
+            f"it was made by the rule {version_rule}, which leaves out what is unusual: its numbers are no sums",
+            where=where,
+            hint='statistics need server.rule = "mean"; the next version that has it is exact again',
+        )
+    _refuse_unequal(records, version, where=where)
     state = ModelStore(folder / "versions").load(version)
     spec = ParameterSpec.of(task.initial_parameters(0))
     if state.spec.digest != spec.digest:

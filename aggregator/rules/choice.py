@@ -81,13 +81,14 @@ def rule_of(
         over_cohort: as `load_cohort_rule` returned it; None: the mean.
         new_rows: makes an empty place for updates of so many parameters.
         normalize: "steps": as FedNova does.
-        is_trainable: (n_params,) bool, the parameters that are; needed for that.
+        is_trainable: (n_params,) bool, the parameters that are; needed for that. Distances between updates are taken
+            over them alone.
 
     Raises:
         InvalidState: nobody says which parameters are trainable.
     """
     if over_cohort is not None:
-        return OverCohort(over_cohort, new_rows)
+        return OverCohort(over_cohort, new_rows, is_trainable)
     if normalize == "steps" and is_trainable is None:
         raise InvalidState("steps of which parameters?")
     return Mean(is_trainable if normalize == "steps" else None)
@@ -100,9 +101,15 @@ class _Own:
         self._name, self._own = name, own
 
     def check(self, n_updates: int) -> None:
-        """See `CohortRule`; a user's rule may have one or not."""
-        if callable(check := getattr(self._own, "check", None)):
-            check(n_updates)
+        """See `CohortRule`; a user's rule may have one or not, and refuses by raising whatever it likes."""
+        try:
+            if callable(check := getattr(self._own, "check", None)):
+                check(n_updates)
+        except Exception as error:
+            raise ConfigError(
+                f"aggregation rule {self._name!r} refuses {n_updates} updates: {type(error).__name__}: {error}",
+                hint="a larger quorum (round.report_goal x round.quorum), or another rule; nothing was changed",
+            ) from error
 
     def combine(self, cohort: Cohort) -> Delta:
         """See `CohortRule`.

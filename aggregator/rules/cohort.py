@@ -65,12 +65,14 @@ class Cohort:
         rows: the updates themselves.
         n_params: of each.
         weights: (n,) float64, what each would count in a weighted mean.
+        is_trainable: (n_params,) bool, the parameters over which distances are taken; None: all.
         mixing: (n, n) float64; row i of the cohort is Σ_j mixing[i, j] x update j. None: row i is update i.
     """
 
     rows: Rows
     n_params: int
     weights: NDArray[np.float64]
+    is_trainable: NDArray[np.bool_] | None = None
     mixing: Matrix | None = None
 
     def __len__(self) -> int:
@@ -85,14 +87,19 @@ class Cohort:
 
     @cached_property
     def gram(self) -> Matrix:
-        """Inner products of the rows: (n, n) float64."""
+        """Inner products of the rows, over what is trainable: (n, n) float64.
+
+        Running statistics are in units of their own, in which an honest device may be far from all others.
+        """
         if self.mixing is not None:
-            plain = Cohort(self.rows, self.n_params, self.weights).gram
+            plain = Cohort(self.rows, self.n_params, self.weights, self.is_trainable).gram
             mixed: Matrix = self.mixing @ plain @ self.mixing.T
             return mixed
         total = np.zeros((len(self), len(self)))
-        for _, block in self.blocks():
+        for start, block in self.blocks():
             wide = block.astype(np.float64)
+            if self.is_trainable is not None:
+                wide *= self.is_trainable[start : start + block.shape[1]]
             total += wide @ wide.T
         return total
 
@@ -110,7 +117,13 @@ class Cohort:
         Args:
             mixing: (n, n) float64.
         """
-        return Cohort(self.rows, self.n_params, self.weights, mixing if self.mixing is None else mixing @ self.mixing)
+        return Cohort(
+            self.rows,
+            self.n_params,
+            self.weights,
+            self.is_trainable,
+            mixing if self.mixing is None else mixing @ self.mixing,
+        )
 
 
 class CohortRule(Protocol):
@@ -147,10 +160,13 @@ class OverCohort:
     Args:
         rule: of the cohort.
         new_rows: makes an empty place for updates of so many parameters.
+        is_trainable: as in `Cohort`.
     """
 
-    def __init__(self, rule: CohortRule, new_rows: Callable[[int], Rows]) -> None:
-        self._rule, self._new_rows = rule, new_rows
+    def __init__(
+        self, rule: CohortRule, new_rows: Callable[[int], Rows], is_trainable: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._rule, self._new_rows, self._is_trainable = rule, new_rows, is_trainable
 
     def init(self, n_params: int) -> CohortState:
         return CohortState(self._new_rows(n_params), n_params)
@@ -168,7 +184,7 @@ class OverCohort:
             raise InvalidState("a rule over no updates")
         try:
             self._rule.check(state.n_updates)
-            return self._rule.combine(Cohort(state.rows, state.n_params, np.array(state.weights)))
+            return self._rule.combine(Cohort(state.rows, state.n_params, np.array(state.weights), self._is_trainable))
         finally:
             state.rows.close()
 
@@ -196,6 +212,6 @@ def too_few(rule: str, n_updates: int, f: int, *, least: int, theorem: str) -> N
     """
     if n_updates < least:
         raise ConfigError(
-            f"{rule} over {n_updates} updates cannot withstand server.byzantine = {f}: {theorem} asks for {least}",
-            hint=f"let round.report_goal x round.quorum be at least {least}, or lower server.byzantine",
+            f"{rule} over {n_updates} updates cannot withstand server.rule.byzantine = {f}: {theorem} asks for {least}",
+            hint=f"let round.report_goal x round.quorum be at least {least}, or lower server.rule.byzantine",
         )

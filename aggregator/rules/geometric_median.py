@@ -59,10 +59,10 @@ class GeometricMedian:
 
 
 def _nearer_half(distances: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the updates that are closest, until they have half of the weight: (n,) bool."""
+    """Return the updates that are closest, until they have more than half of the weight: (n,) bool."""
     order = np.argsort(distances, kind="stable")
     is_near = np.zeros(len(alpha), dtype=np.bool_)
-    is_near[order[: int(np.searchsorted(np.cumsum(alpha[order]), 0.5)) + 1]] = True
+    is_near[order[: int(np.searchsorted(np.cumsum(alpha[order]), 0.5 + 1e-12)) + 1]] = True
     return is_near
 
 

@@ -41,6 +41,7 @@ def a_run(
         "task": TASK,
         "run": "r",
         "round": {"report_goal": n_devices, "over_selection": 1.0, "window_s": {"min": 60, "max": 60}},
+        "training": {"codec": "float32"},
         "stop": {"rounds": 2},
         "output": {"plot": False},
     }
@@ -122,6 +123,7 @@ def test_first_round_has_means_and_says_what_comes_next(tmp_path: Path) -> None:
         ),
         ({"training": {"codec": "float16"}}, r"devices counted with a codec.*\n.*float32"),
         ({"server": {"optimizer": {"learning_rate": 0.5}}}, r"not the mean"),
+        ({"server": {"rule": "median"}}, r"made by the rule median.*\n?.*no sums"),
         ({"round": {"report_goal": 4}}, r"4 devices counted, and below 5"),
         ({"task": "examples.own_task_numpy:task"}, "no StatisticsTask"),
     ],

@@ -63,6 +63,10 @@ class Wrong:
     def combine(self, cohort):
         return {what}
 wrong = Wrong()
+class Picky(Half):
+    def check(self, n):
+        raise ValueError("too few for me")
+picky = Picky()
 class Without:
     pass
 without = Without()
@@ -103,3 +107,9 @@ def test_what_is_no_delta_is_refused_by_name(tmp_path: Path, what: str, said: st
     with pytest.raises(ConfigError, match=said) as caught:
         rule.combine(Cohort(InMemory(list(honest(3, 3))), 3, np.ones(3)))
     assert "nothing was changed" in str(caught.value)
+
+
+def test_a_check_of_ones_own_refuses_by_name(tmp_path: Path) -> None:
+    """Whatever it raises becomes the cause of a pause."""
+    with pytest.raises(ConfigError, match="refuses 4 updates: ValueError: too few for me"):
+        combined(own(tmp_path, "picky", "'picky'"), honest(4, 3))

@@ -45,3 +45,9 @@ def test_a_minority_far_away_moves_it_no_farther_than_the_honest_spread(huge: fl
     updates[:4] = huge
     distance = np.linalg.norm(combined(GeometricMedian(iterations=200), updates) - good.mean(axis=0))
     assert distance < 3 * np.linalg.norm(good - good.mean(axis=0), axis=1).max()
+
+
+def test_of_two_it_is_a_point_between_them() -> None:
+    """Whichever came first."""
+    found = combined(GeometricMedian(), [[0.0, 0.0], [2.0, 4.0]])
+    assert found == pytest.approx([1.0, 2.0], abs=1e-6)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from aggregator.rules.cohort import Cohort
 from aggregator.rules.krum import Bulyan, Krum
 from shared.errors import ConfigError
-from tests.aggregator.rules.cohorts import combined, honest
+from tests.aggregator.rules.cohorts import InMemory, combined, honest
 
 
 def scores(updates: NDArray[np.floating], f: int) -> list[float]:
@@ -87,3 +88,16 @@ def test_liars_far_away_are_never_chosen(f: int) -> None:
         updates[list(liars)] = 1e6
         for rule in (Krum(f, is_multi=False), Krum(f, is_multi=True), Bulyan(f)):
             assert np.abs(combined(rule, updates)).max() <= np.abs(good).max() + 1e-6
+
+
+def test_running_statistics_do_not_say_who_lies() -> None:
+    """Distances are taken over trainable parameters: a buffer in large units hides no liar among the honest."""
+    rng = np.random.default_rng(4)
+    updates = rng.standard_normal((9, 20)).astype(np.float32)
+    updates[:, 10:] *= 1000
+    updates[:2] = 500.0
+    updates[:2, 10:] = 0.0
+    cohort = Cohort(InMemory(list(updates)), 20, np.ones(9), np.arange(20) < 10)
+    assert np.abs(Krum(2, is_multi=True).combine(cohort)[:10]).max() < 5
+    all_counted = Cohort(InMemory(list(updates)), 20, np.ones(9))
+    assert np.abs(Krum(2, is_multi=True).combine(all_counted)[:10]).max() > 50

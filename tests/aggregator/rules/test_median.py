@@ -53,4 +53,4 @@ def test_trimmed_mean_refuses_half_of_the_cohort() -> None:
     """N > 2f, and the message says what to change."""
     with pytest.raises(ConfigError, match="n > 2f asks for 5") as caught:
         combined(TrimmedMean(2), honest(4, 3))
-    assert "server.byzantine" in str(caught.value)
+    assert "server.rule.byzantine" in str(caught.value)
