@@ -17,13 +17,14 @@ from aggregator.config import Settings
 from aggregator.device_states import Counted
 from aggregator.folding import fold
 from aggregator.learning_rates import LearningRates
+from aggregator.learning_settings import TrainingSettings
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
 from aggregator.rules import AggregationRule, CohortRule, OpenRound, QFedAvg, load_cohort_rule, rule_of
 from aggregator.schedule_loading import load_rates
 from aggregator.server_algorithm import algorithm_of
-from aggregator.server_optimizers import ServerOptimizer, advance, load_optimizer
+from aggregator.server_optimizers import LOWER, ServerOptimizer, advance, load_optimizer
 from aggregator.update_rows import UpdateRows
 from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
@@ -141,7 +142,8 @@ class Aggregation:
         delta, auxiliary, kept = self._algorithm.step(old.optimizer, mean, old.spec, counted)
         before, spec = old.model
         name = self._settings.server.optimizer.name
-        parameters, optimizer = advance(name, self._optimizer, old.optimizer, before, delta, spec, rate)
+        remedy = _remedy(self._settings.training)
+        parameters, optimizer = advance(name, self._optimizer, old.optimizer, before, delta, spec, rate, remedy=remedy)
         _check_finite(auxiliary, self._settings.training.algorithm)
         return ServerState(
             version=into,
@@ -157,5 +159,10 @@ def _check_finite(auxiliary: Vector, algorithm: str) -> None:
     if not np.isfinite(auxiliary).all():
         raise ConfigError(
             f"what {algorithm} lets travel with the next model is not finite",
-            hint="the run diverges: lower training.learning_rate or server.optimizer.learning_rate",
+            hint=f"the run diverges: {LOWER}",
         )
+
+
+def _remedy(training: TrainingSettings) -> str:
+    """Return what to change when a version is not finite."""
+    return LOWER if training.alpha is None else f"raise training.alpha, {training.alpha:g} now, or {LOWER}"

@@ -42,7 +42,10 @@ class TrainingSettings(Section):
         None, ge=0, allow_inf_nan=False, description="fedprox: the pull towards the received model; 0: fedavg"
     )
     alpha: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="feddyn: the pull towards the received model; 0.01 to 1 is usual"
+        None,
+        ge=1e-12,
+        allow_inf_nan=False,
+        description="feddyn: the pull towards the received model; 0.01 to 1 is usual",
     )
     q: float | None = Field(
         None, ge=0, le=10, description="qfedavg: how much more the worst off count; 0: all alike; 0.1 to 5 is usual"

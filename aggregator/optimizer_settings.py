@@ -44,6 +44,7 @@ class OptimizerSettings(Section):
     tau: float | None = Field(
         None,
         ge=1e-12,
+        le=1e12,
         allow_inf_nan=False,
         description="adagrad, adam, yogi: deltas well below it move the model in proportion, larger ones alike; 0.001",
     )

@@ -124,7 +124,8 @@ class FedDynServer:
         total = state[SUM] - self._alpha * len(counted) * mean[mask]
         after = _after(state, total, counted)
         delta = mean.copy()
-        delta[mask] -= total / _divisor(after, self._population) / self._alpha
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by whoever called
+            delta[mask] -= total / _divisor(after, self._population) / self._alpha
         return Stepped(delta, np.empty(0, np.float32), after)
 
 

@@ -137,8 +137,8 @@ class Scaffold:
         """Return c_i+ - c_i = -c - delta / (K η); without a step nothing was learned, and nothing changes."""
         if not n_steps:
             return np.zeros_like(delta)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return (-auxiliary - delta / np.float32(n_steps * learning_rate)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # in float64, for K η may lie below float32's least
+            return (-auxiliary - delta.astype(np.float64) / (n_steps * learning_rate)).astype(np.float32)
 
     def next_kept(self, kept: Arrays, delta: Vector, change: Vector) -> dict[str, Vector]:
         return {_VARIATE: _kept(kept, _VARIATE, len(change)) + change}

@@ -77,7 +77,7 @@ class StateBooks:
         before = self._before(record, order)
         c = state.parameters[state.spec.own.n_params :]
         trained = self._trained(record, order, (c - before) if self._is_scaffold else -before)
-        change = -c - trained.delta / np.float32(record.n_steps * order.learning_rate) if self._is_scaffold else c
+        change = -c - trained.delta.astype(float) / (record.n_steps * order.learning_rate) if self._is_scaffold else c
         payload = self._updates.sent(record, [np.concatenate([trained.delta, change]).astype(np.float32)])
         sent = decode_vector(codec_named(record.codec), payload, len(trained.delta) + len(change))
         moved = sent[len(trained.delta) :] if self._is_scaffold else np.float32(-(order.alpha or 0.0)) * sent

@@ -3,9 +3,10 @@
 from aggregator.server_optimizers.adaptive import Adagrad, Adam, Yogi
 from aggregator.server_optimizers.choice import load_optimizer
 from aggregator.server_optimizers.momentum import FedAvgM, Sgd
-from aggregator.server_optimizers.optimizer import OptimizerState, ServerOptimizer, advance
+from aggregator.server_optimizers.optimizer import LOWER, OptimizerState, ServerOptimizer, advance
 
 __all__ = [
+    "LOWER",
     "Adagrad",
     "Adam",
     "FedAvgM",

@@ -23,7 +23,7 @@ from aggregator.rules import BLOCK_PARAMS, Delta
 from shared.errors import ConfigError, InvalidState
 from shared.parameters import ParameterSpec, Vector
 
-__all__ = ["OptimizerState", "ServerOptimizer", "advance", "blocks", "kept_by", "trainable_blocks"]
+__all__ = ["LOWER", "OptimizerState", "ServerOptimizer", "advance", "blocks", "kept_by", "trainable_blocks"]
 
 OptimizerState: TypeAlias = Mapping[str, NDArray[np.float32]]
 """What an optimizer keeps between versions, by name: it lies in the version file.
@@ -32,7 +32,7 @@ float32, as the model: one rounding a version is 6e-8 of a value, no more than a
 a square below float32's least, 1e-38, is nothing beside τ². Each step is computed in float64, a block at a time.
 """
 _OURS = "step"
-_LOWER = "lower server.optimizer.learning_rate, or training.learning_rate"
+LOWER = "lower server.optimizer.learning_rate, or training.learning_rate"
 
 
 class ServerOptimizer(Protocol):
@@ -64,6 +64,8 @@ def advance(
     delta: Delta,
     spec: ParameterSpec,
     learning_rate: float,
+    *,
+    remedy: str = LOWER,
 ) -> tuple[Vector, dict[str, NDArray[np.float32]]]:
     """Return the next model, and what is to be saved with it; nothing that is given is changed.
 
@@ -77,6 +79,7 @@ def advance(
         delta: (n_params,) float64.
         spec: of both.
         learning_rate: as `LearningRates.step` gives it.
+        remedy: what to change when the result is not finite.
 
     Raises:
         ConfigError: the optimizer raised, or what it returned is no model, or not finite: the rates are too high.
@@ -100,7 +103,7 @@ def advance(
     for block in blocks(spec, is_trainable=False):
         with np.errstate(over="ignore"):  # beyond float32 is inf, and refused below
             moved[block] = parameters[block] + delta[block]
-    _check_finite(name, moved, after, spec)
+    _check_finite(name, moved, after, spec, remedy)
     others = {key: array for key, array in saved.items() if not key.startswith(f"{_OURS}/")}
     return moved, {**others, **{f"{_OURS}/{name}/{key}": array for key, array in after.items()}}
 
@@ -158,11 +161,11 @@ def _check_form(name: str, moved: Vector, after: OptimizerState, before: Optimiz
             )
 
 
-def _check_finite(name: str, moved: Vector, after: OptimizerState, spec: ParameterSpec) -> None:
+def _check_finite(name: str, moved: Vector, after: OptimizerState, spec: ParameterSpec, remedy: str) -> None:
     """Refuse what has NaN or Inf.
 
     Raises:
-        ConfigError: it names the optimizer, the parameter, and what to lower.
+        ConfigError: it names the optimizer, the parameter, and what to change.
     """
     for what, array in [("the next model", moved), *((f"its state {key!r}", array) for key, array in after.items())]:
         flat = array.reshape(-1)
@@ -170,7 +173,7 @@ def _check_finite(name: str, moved: Vector, after: OptimizerState, spec: Paramet
             if not np.isfinite(flat[start : start + BLOCK_PARAMS]).all():
                 where = _parameter_in(flat, spec) if array.shape == (spec.n_params,) else "NaN or Inf"
                 raise ConfigError(
-                    f"server optimizer {name!r}: {what} is not finite: {where}", hint=f"the run diverges: {_LOWER}"
+                    f"server optimizer {name!r}: {what} is not finite: {where}", hint=f"the run diverges: {remedy}"
                 )
 
 

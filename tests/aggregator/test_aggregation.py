@@ -13,6 +13,7 @@ from aggregator.aggregation import Aggregation
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
+from aggregator.server_algorithm import algorithm_of
 from shared.blocking import Lane
 from shared.chunking import ChunkLayout
 from shared.errors import ConfigError, InvalidState
@@ -132,6 +133,16 @@ async def test_version_that_is_not_finite_is_refused_and_changes_nothing(tmp_pat
             await made(aggregation, [huge])
         aggregation.forget(1)
     assert aggregation.state.version == 0
+
+
+async def test_version_that_a_tiny_alpha_blew_up_names_alpha(tmp_path: Path) -> None:
+    """FedDyn divides by it; no lower rate would help, and NumPy says nothing of its own."""
+    aggregation = an_aggregation(tmp_path, training={"algorithm": "feddyn", "alpha": 1e-12})
+    state = aggregation.state
+    sums = {**algorithm_of("feddyn", alpha=1e-12).init(state.spec), "algorithm/sum": np.full(N_PARAMS - 4, 1e300)}
+    aggregation.state = replace(state, optimizer=sums)
+    with pytest.raises(ConfigError, match=r"raise training\.alpha, 1e-12 now, or lower server\.optimizer"):
+        await made(aggregation, [an_accept(np.ones(N_PARAMS, np.float32))])
 
 
 async def test_forgotten_sum_does_not_count(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_normalising_holds_with_scaffold_alone() -> None:
         ({"training": {"algorithm": "feddyn"}}, "feddyn needs alpha: 0.01 to 1"),
         ({"training": {"algorithm": "fednova"}}, 'server.normalize = "steps"'),
         ({"training": {"algorithm": "scaffold", "alpha": 0.1}}, "alpha is of feddyn alone, and algorithm = scaffold"),
-        ({"training": {"algorithm": "feddyn", "alpha": 0}}, "greater than 0"),
+        ({"training": {"algorithm": "feddyn", "alpha": 0}}, "greater than or equal to 0.000000000001"),
         ({"training": {"algorithm": "feddyn", "alpha": 30}}, "alpha x learning_rate = 3 is over 1"),
         ({"server": {"population": 9}}, "server.population is of scaffold and feddyn alone, and algorithm = fedavg"),
     ],

@@ -45,6 +45,7 @@ def test_settings_read_back_are_the_same() -> None:
         ({"name": "adamw"}, "there is no such optimizer; there are sgd, fedavgm, adagrad, adam, yogi"),
         ({"name": "fedavgm", "momentum": 1.0}, "momentum\n.*less than 1"),
         ({"name": "yogi", "tau": 0.0}, "tau\n"),
+        ({"name": "adam", "tau": 1e30}, "tau\n"),
         ({"name": "adam", "beta_2": -0.1}, "beta_2\n"),
     ],
 )

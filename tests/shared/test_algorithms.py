@@ -73,6 +73,13 @@ def test_scaffold_keeps_the_mean_gradient_that_it_took() -> None:
     np.testing.assert_allclose(algorithm.next_kept(kept, delta, change)["scaffold/c_i"], gradients.mean(0), atol=1e-6)
 
 
+def test_scaffold_divides_by_rates_that_float32_has_not() -> None:
+    """K η = 1e-50: a model that did not move has learned -c, one that moved what no float32 holds."""
+    tiny: dict[str, Any] = {"n_steps": 1, "learning_rate": 1e-50}
+    assert of("scaffold").auxiliary_change(vector(0), vector(3), **tiny).tolist() == [-3.0]
+    assert of("scaffold").auxiliary_change(vector(1), vector(3), **tiny).tolist() == [-np.inf]
+
+
 def test_scaffold_without_a_step_changes_nothing() -> None:
     """The time was up before the first batch: there is no gradient to learn from."""
     assert of("scaffold").auxiliary_change(vector(0), vector(3), n_steps=0, learning_rate=0.5).tolist() == [0.0]
