@@ -29,6 +29,8 @@ Skew = Literal["labels", "cameras"]
 CONTRASTS, BRIGHTNESSES = (0.4, 1.6), (-1.0, 1.0)
 """Ranges from which a device's are drawn; pixels are in [-1, 3]."""
 
+WITH_NORM = ("global", "fedbn")
+"""Kinds whose network has a norm: averaged over devices that differ it does harm, so that only FedBN needs it."""
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "global": {},
     "plain": {},
@@ -36,7 +38,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "fedper": {"personal": ["head.*"]},
     "fedrep": {"personal": ["head.*"], "head_epochs": 1},
 }
-"""Arguments of `TorchTask` that make a model personal (`docs/learning.md`); "plain" is global and has no norm."""
+"""Arguments of `TorchTask` that make a model personal (`docs/learning.md`); "plain" is global, too."""
 
 
 class Network(nn.Module):
@@ -67,7 +69,7 @@ def digits_task(kind: str, skew: Skew, *, seed: int, fold: int) -> TorchTask:
         fold: which fifth of each device's images is held out.
     """
     return TorchTask(
-        model=functools.partial(Network, has_norm=kind != "plain"),
+        model=functools.partial(Network, has_norm=kind in WITH_NORM),
         loss=lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
         metrics=_metrics,
         train_data=lambda client: _part(client, skew, seed, fold)[0],

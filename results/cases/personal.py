@@ -86,10 +86,10 @@ class Personal:
                 f"{N_DEVICES} devices, all in each of {int(found.options('labels global', 'rounds')[0])} rounds, that "
                 "differ either in what they see, two to four digits each, or in how: all digits, but a camera of each "
                 f"device's own, with a contrast between {CONTRASTS[0]} and {CONTRASTS[1]} and a brightness between "
-                f"{BRIGHTNESSES[0]:g} and {BRIGHTNESSES[1]:g}. The network is 64-32-10 with a batch norm. *FedBN* "
-                "keeps the norm at home, *FedPer* the head, *FedRep* the head, which it trains first. Gains are "
-                "those over the better of two global models, with the norm and without. All have the "
-                f"same rate and passes. {n_seeds} seeds, each with a deal of its own, and folds of each device's "
+                f"{BRIGHTNESSES[0]:g} and {BRIGHTNESSES[1]:g}. The network is 64-32-10. *FedBN* has a "
+                "batch norm in it and keeps that at home; *FedPer* keeps the head, *FedRep* too, and trains it first. "
+                "Gains are those over the better of two global models, with a norm and without. All have the same rate "
+                f"and passes. {n_seeds} seeds, each with a deal of its own, and folds of each device's "
                 "images; a device is compared with itself, on what it holds out. As each seed has other devices, it "
                 "counts as one sample, by the mean over its folds.",
             ],
@@ -151,9 +151,15 @@ def _words(skew: Skew, gains: Mapping[tuple[Skew, str], Interval], tails: Mappin
     kinds = [kind for of, kind in gains if of == skew]
     helped = [NAMES[kind] for kind in kinds if gains[skew, kind].low > 0]
     lower = [NAMES[kind] for kind in kinds if tails[skew, kind] < max(tails[skew, each] for each in GLOBALS)]
-    better = f"the median device is better off with {' and '.join(helped)}" if helped else "none of them surely helps"
-    tail = f"; at the tenth percentile of devices {' and '.join(lower)} {_is(lower)} worse" if lower else ""
-    return f"On devices with {SKEWS[skew]}, {better}{tail}."
+    harmed = [NAMES[kind] for kind in kinds if gains[skew, kind].high < 0]
+    better = f"the median device is better off with {_listed(helped)}" if helped else "no personal model surely helps"
+    worse = f", and worse off with {_listed(harmed)}" if harmed else ""
+    tail = f"; at the tenth percentile of devices {_listed(lower)} {_is(lower)} worse" if lower else ""
+    return f"On devices with {SKEWS[skew]}, {better}{worse}{tail}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _is(names: Sequence[str]) -> str:
