@@ -152,10 +152,11 @@ def _words(skew: Skew, gains: Mapping[tuple[Skew, str], Interval], tails: Mappin
     helped = [NAMES[kind] for kind in kinds if gains[skew, kind].low > 0]
     lower = [NAMES[kind] for kind in kinds if tails[skew, kind] < max(tails[skew, each] for each in GLOBALS)]
     harmed = [NAMES[kind] for kind in kinds if gains[skew, kind].high < 0]
-    better = f"the median device is better off with {_listed(helped)}" if helped else "no personal model surely helps"
-    worse = f", and worse off with {_listed(harmed)}" if harmed else ""
+    said_of = [f"better off with {_listed(helped)}"] if helped else []
+    said_of += [f"worse off with {_listed(harmed)}"] if harmed else []
+    median = " and ".join(said_of) or "not surely better or worse off with any"
     tail = f"; at the tenth percentile of devices {_listed(lower)} {_is(lower)} worse" if lower else ""
-    return f"On devices with {SKEWS[skew]}, {better}{worse}{tail}."
+    return f"On devices with {SKEWS[skew]}, the median device is {median}{tail}."
 
 
 def _listed(names: Sequence[str]) -> str:
