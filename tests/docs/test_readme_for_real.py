@@ -113,7 +113,7 @@ def test_for_real_works_as_printed(tmp_path: Path) -> None:
         assert reader.types(*command("conditions")).returncode == 0
         explained = [reader.types(*each) for each in commands() if "explain" in each]
         assert [(each.returncode, each.stderr) for each in explained] == [(0, "")] * 3
-        assert "pi-7" in explained[1].stdout
+        assert "counted for version 3" in explained[1].stdout  # of whoever was drawn: pi-7 need not be
         assert "Jain's index" in explained[2].stdout
         assert reader.types(*command("export")).returncode == 0
         loaded = reader.types("python", "-c", snippet("from safetensors") + "print(net.weight.item())")

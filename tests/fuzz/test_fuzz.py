@@ -43,7 +43,7 @@ OF_A_DEVICE = ("topic", "malformed", "version", "fields", "payload_too_large")
 @pytest.mark.timeout(120)
 def test_hostile_payloads_break_nothing_and_meet_every_reason() -> None:
     """No exception, no bound broken; whatever a device can be refused for, one was; the device went on working."""
-    found = fuzz(N, seed=1)
+    found = fuzz(N, seed=7)
     assert found.failure is None, "\n".join(found.failure.lines())
     assert found.n == N
     met = {name for name, count in found.counts.items() if count}
