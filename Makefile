@@ -34,7 +34,7 @@ schedules: .venv/ready ## 20,000 crash schedules in virtual time; a failing one 
 bench: .venv/ready ## rounds beside Flower's and the bare pipe's, simulated fleets beside Flower's simulation; an hour
 	@$(PY) -m bench --save
 
-results: .venv/ready ## what learning is worth, with seeds, folds and intervals: docs/results.md; half an hour; ARGS=--help
+results: .venv/ready ## what learning is worth, with seeds, folds and intervals: docs/results.md; hours; ARGS=--help
 	@$(PY) -m results $(ARGS)
 
 torture: .venv/ready ## kill everything over and over and count whether anything is lost; goes on where it stopped; ARGS=--help

@@ -48,7 +48,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print targets and what was found as JSON.")] = False,
 ) -> None:
-    """Compute cases, and write docs/results.md and its pictures. All of it takes half an hour on two cores.
+    """Compute cases, and write docs/results.md and its pictures. All of it takes hours on two cores.
 
     What is finished is kept in results/.work: an interrupted command goes on where it stopped.
 
