@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules.rule import Blocks
+from aggregator.rules.rule import Blocks, in_order
 from shared.errors import InvalidState
 
 __all__ = ["UpdateRows"]
@@ -37,16 +37,10 @@ class UpdateRows:
 
     def append(self, blocks: Blocks, scale: float) -> None:
         """See `Rows`."""
-        stop = 0
         self._file.seek(self.n_rows * self._n_params * VALUE_BYTES)
-        for start, block in blocks:
-            if start != stop or start + len(block) > self._n_params:
-                raise InvalidState(f"block [{start}, {start + len(block)}) after {stop} of {self._n_params}")
-            stop = start + len(block)
+        for _, block in in_order(blocks, self._n_params):
             row = block if scale == 1.0 else block * np.float32(scale)
             self._file.write(np.ascontiguousarray(row, dtype=np.float32).data)
-        if stop != self._n_params:
-            raise InvalidState(f"an update of {stop} parameters for a model of {self._n_params}")
         self.n_rows += 1
 
     def columns(self, start: int, stop: int) -> NDArray[np.float32]:

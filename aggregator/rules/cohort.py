@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules.rule import Blocks, Delta
+from aggregator.rules.rule import Blocks, Delta, check_weight
 from shared.errors import ConfigError, InvalidState
 
 __all__ = ["COLUMN_BYTES", "Cohort", "CohortRule", "CohortState", "OverCohort", "Rows", "too_few", "weighted_sum"]
@@ -66,24 +66,29 @@ class Cohort:
         n_params: of each.
         weights: (n,) float64, what each would count in a weighted mean.
         is_trainable: (n_params,) bool, the parameters over which distances are taken; None: all.
-        mixing: (n, n) float64; row i of the cohort is Σ_j mixing[i, j] x update j. None: row i is update i.
+        mixed_from: a cohort and a mixing, (n, n) float64: row i of this one is Σ_j mixing[i, j] x row j of that. None:
+            row i is update i.
     """
 
     rows: Rows
     n_params: int
     weights: NDArray[np.float64]
     is_trainable: NDArray[np.bool_] | None = None
-    mixing: Matrix | None = None
+    mixed_from: "tuple[Cohort, Matrix] | None" = None
 
     def __len__(self) -> int:
         return self.rows.n_rows
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Yield (offset, (n, width) float32 or, where rows are mixed, float64) from the first parameter to the last."""
+        if self.mixed_from is not None:
+            source, mixing = self.mixed_from
+            for start, block in source.blocks():
+                yield start, mixing @ block.astype(np.float64)
+            return
         width = max(LEAST_COLUMNS, COLUMN_BYTES // 8 // max(1, len(self)))
         for start in range(0, self.n_params, width):
-            block = self.rows.columns(start, min(start + width, self.n_params))
-            yield start, block if self.mixing is None else self.mixing @ block.astype(np.float64)
+            yield start, self.rows.columns(start, min(start + width, self.n_params))
 
     @cached_property
     def gram(self) -> Matrix:
@@ -91,9 +96,9 @@ class Cohort:
 
         Running statistics are in units of their own, in which an honest device may be far from all others.
         """
-        if self.mixing is not None:
-            plain = Cohort(self.rows, self.n_params, self.weights, self.is_trainable).gram
-            mixed: Matrix = self.mixing @ plain @ self.mixing.T
+        if self.mixed_from is not None:
+            source, mixing = self.mixed_from
+            mixed: Matrix = mixing @ source.gram @ mixing.T
             return mixed
         total = np.zeros((len(self), len(self)))
         for start, block in self.blocks():
@@ -117,13 +122,18 @@ class Cohort:
         Args:
             mixing: (n, n) float64.
         """
-        return Cohort(
-            self.rows,
-            self.n_params,
-            self.weights,
-            self.is_trainable,
-            mixing if self.mixing is None else mixing @ self.mixing,
-        )
+        return Cohort(self.rows, self.n_params, self.weights, self.is_trainable, (self, mixing))
+
+    def distances_to(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ‖x_i − Σ_j factors_j x_j‖ for every row i: (n,) float64.
+
+        Args:
+            factors: (n,) float64.
+        """
+        across = self.gram @ factors
+        squares = np.diagonal(self.gram) - 2 * across + factors @ across
+        found: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
+        return found
 
 
 class CohortRule(Protocol):
@@ -174,8 +184,7 @@ class OverCohort:
     def accumulate(
         self, state: CohortState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
     ) -> None:
-        if not (0 < weight < np.inf):
-            raise InvalidState(f"an update with weight {weight!r}")
+        check_weight(weight)
         state.rows.append(update, scale)
         state.weights.append(weight)
 

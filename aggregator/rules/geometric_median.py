@@ -51,7 +51,7 @@ class GeometricMedian:
         factors = alpha * is_near / alpha[is_near].sum()
         smoothing = SMOOTHING * float(from_medoid[is_near].max())
         for _ in range(self._iterations if smoothing else 0):  # 0: half of the weight is one and the same update
-            beta = alpha / np.maximum(smoothing, _distances(cohort.gram, factors))
+            beta = alpha / np.maximum(smoothing, cohort.distances_to(factors))
             before, factors = factors, beta / beta.sum()
             if np.abs(factors - before).max() < SETTLED:
                 break
@@ -64,11 +64,3 @@ def _nearer_half(distances: NDArray[np.float64], alpha: NDArray[np.float64]) -> 
     is_near = np.zeros(len(alpha), dtype=np.bool_)
     is_near[order[: int(np.searchsorted(np.cumsum(alpha[order]), 0.5 + 1e-12)) + 1]] = True
     return is_near
-
-
-def _distances(gram: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ‖x_i − Σ_j factors_j x_j‖ for every i: (n,) float64."""
-    across = gram @ factors
-    squares = np.diagonal(gram) - 2 * across + factors @ across
-    found: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
-    return found

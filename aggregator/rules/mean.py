@@ -10,15 +10,14 @@ Problem in Heterogeneous Federated Optimization" (NeurIPS 2020, arXiv 2007.07481
 (Σ p_k τ_k) · Σ p_k delta_k/τ_k with p_k = weight_k / Σ weight and τ_k the steps that a device took. Choose it where
 devices take unequal numbers of steps, as with equal seconds of work: in the plain mean, who takes twice the steps pulls
 twice as far towards its own data. FedProx's steps are worth less than one each: τ_k is `effective_steps` there, and any
-number. Differs: buffers (running statistics) are no steps, and take the plain mean; of late
-updates, too, each counts by its own steps, and its p_k is damped. A device's word on its steps is believed, as is its
-word on its examples.
+number. Differs: buffers (running statistics) are no steps, and take the plain mean; of late updates, too, each counts
+by its own steps, and its p_k is damped. A device's word on its steps is believed, as is its word on its examples.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules.rule import BLOCK_PARAMS, Blocks, Delta, RuleState
+from aggregator.rules.rule import BLOCK_PARAMS, Blocks, Delta, RuleState, check_weight, in_order
 from shared.errors import InvalidState
 
 __all__ = ["Mean"]
@@ -40,14 +39,10 @@ class Mean:
     def accumulate(
         self, state: RuleState, update: Blocks, weight: float, *, scale: float = 1.0, n_steps: float = 1
     ) -> None:
-        if not (0 < weight < np.inf):
-            raise InvalidState(f"an update with weight {weight!r}")
+        check_weight(weight)
         factor, n_steps = weight * scale, max(1, n_steps)
         scratch = np.empty(min(BLOCK_PARAMS, len(state.total)), dtype=np.float64)
-        stop = 0
-        for start, block in update:
-            if start != stop or start + len(block) > len(state.total):
-                raise InvalidState(f"block [{start}, {start + len(block)}) after {stop} of {len(state.total)}")
+        for start, block in in_order(update, len(state.total)):
             stop = start + len(block)
             product = scratch[: len(block)]
             # without dtype numpy would multiply in float32 and lose what the sum is there to keep
@@ -55,8 +50,6 @@ class Mean:
             if self._by_steps is not None:
                 np.divide(product, n_steps, out=product, where=self._by_steps[start:stop])
             state.total[start:stop] += product
-        if stop != len(state.total):
-            raise InvalidState(f"an update of {stop} parameters for a model of {len(state.total)}")
         state.weight += weight
         state.steps += weight * n_steps
         state.n_updates += 1

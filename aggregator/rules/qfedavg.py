@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.rules.rule import BLOCK_PARAMS, Blocks, Delta, RuleState
+from aggregator.rules.rule import BLOCK_PARAMS, Blocks, Delta, RuleState, check_weight, in_order
 from shared.errors import InvalidState
 
 __all__ = ["QFedAvg", "QState"]
@@ -73,23 +73,18 @@ class QFedAvg:
     ) -> None:
         if not isinstance(state, QState):
             raise InvalidState("the state of another rule")
-        if not (0 < weight < np.inf):
-            raise InvalidState(f"an update with weight {weight!r}")
+        check_weight(weight)
         loss, slope = self._loss + LEAST_LOSS, 1 / self._learning_rate
         factor = weight * scale * loss**self._q * slope
         scratch = np.empty(min(BLOCK_PARAMS, len(state.total)), dtype=np.float64)
-        stop, squares = 0, 0.0
-        for start, block in update:
-            if start != stop or start + len(block) > len(state.total):
-                raise InvalidState(f"block [{start}, {start + len(block)}) after {stop} of {len(state.total)}")
+        squares = 0.0
+        for start, block in in_order(update, len(state.total)):
             stop = start + len(block)
             part, is_trainable = scratch[: len(block)], self._is_trainable[start:stop]
             np.multiply(block, is_trainable, out=part, dtype=np.float64)
             squares += float(np.dot(part, part))
             np.multiply(block, np.where(is_trainable, factor, weight * scale), out=part, dtype=np.float64)
             state.total[start:stop] += part
-        if stop != len(state.total):
-            raise InvalidState(f"an update of {stop} parameters for a model of {len(state.total)}")
         state.weight += weight
         state.lipschitz += weight * (self._q * loss ** (self._q - 1) * slope**2 * squares + slope * loss**self._q)
         state.n_updates += 1

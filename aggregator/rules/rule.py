@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.codecs import BLOCK_PARAMS
+from shared.errors import InvalidState
 
 __all__ = ["BLOCK_PARAMS", "AggregationRule", "Blocks", "Delta", "OpenRound", "RuleState", "clip_scale", "weight_of"]
 
@@ -87,6 +88,36 @@ class AggregationRule(Protocol[S]):
         Raises:
             InvalidState: nothing was accumulated.
         """
+
+
+def in_order(update: Blocks, n_params: int) -> Blocks:
+    """Yield the blocks of an update, each where the one before has ended, to the last parameter.
+
+    Args:
+        update: read once.
+        n_params: of the model.
+
+    Raises:
+        InvalidState: they are not the whole vector; what came before the fault has been yielded.
+    """
+    stop = 0
+    for start, block in update:
+        if start != stop or start + len(block) > n_params:
+            raise InvalidState(f"block [{start}, {start + len(block)}) after {stop} of {n_params}")
+        stop = start + len(block)
+        yield start, block
+    if stop != n_params:
+        raise InvalidState(f"an update of {stop} parameters for a model of {n_params}")
+
+
+def check_weight(weight: float) -> None:
+    """Refuse a weight that is not positive and finite.
+
+    Raises:
+        InvalidState: so it is.
+    """
+    if not (0 < weight < np.inf):
+        raise InvalidState(f"an update with weight {weight!r}")
 
 
 def clip_scale(norm: float, clip_norm: float | None) -> float:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aggregator.rules.cohort import CohortRule
 from aggregator.rules.geometric_median import GeometricMedian
@@ -9,7 +10,7 @@ from aggregator.rules.krum import Bulyan, Krum
 from aggregator.rules.median import Median, TrimmedMean
 from aggregator.rules.mixing import NearestNeighbourMixing
 from shared.errors import ConfigError
-from tests.aggregator.rules.cohorts import combined, honest
+from tests.aggregator.rules.cohorts import InMemory, combined, honest
 
 RULES = [Median(), TrimmedMean(2), Krum(2, is_multi=False), Krum(2, is_multi=True), Bulyan(2), GeometricMedian()]
 
@@ -31,3 +32,17 @@ def test_too_few_are_refused_by_either() -> None:
         combined(NearestNeighbourMixing(Median(), 2), honest(4, 3))
     with pytest.raises(ConfigError, match="bulyan over 8"):
         combined(NearestNeighbourMixing(Bulyan(2), 2), honest(8, 3))
+
+
+def test_updates_are_read_twice_whoever_asks_for_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the inner products, of which those of mixed rows follow, and once for the sum."""
+    reads: list[int] = []
+    columns = InMemory.columns
+
+    def counted(self: InMemory, start: int, stop: int) -> NDArray[np.float32]:
+        reads.append(start)
+        return columns(self, start, stop)
+
+    monkeypatch.setattr(InMemory, "columns", counted)
+    combined(NearestNeighbourMixing(Krum(2, is_multi=True), 2), honest(11, 40))
+    assert reads == [0, 0]
