@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from aggregator.rules import Cohort, CohortRule
 from aggregator.rules.clipping import CenteredClipping
+from aggregator.rules.cohort import weighted_sum
 from aggregator.rules.geometric_median import GeometricMedian
-from aggregator.rules.krum import Krum
+from aggregator.rules.krum import Krum, krum_scores
 from aggregator.rules.median import Median, TrimmedMean
 from aggregator.rules.mixing import NearestNeighbourMixing
 from aggregator.rules.rule import Blocks
@@ -98,13 +99,10 @@ class _OneMore(Krum):
 
     def combine(self, cohort: Cohort) -> F64:
         n_chosen = len(cohort) - self._f if self._is_multi else 1
-        order = np.argsort(
-            np.sort(cohort.squared_distances, axis=1)[:, 1 : len(cohort) - self._f].mean(axis=1), kind="stable"
-        )
-        total = np.zeros(cohort.n_params)
-        for start, block in cohort.blocks():
-            total[start : start + block.shape[1]] = block[order[:n_chosen]].mean(axis=0, dtype=np.float64)
-        return total
+        scores = krum_scores(cohort.squared_distances, self._f - 1)
+        factors = np.zeros(len(cohort))
+        factors[np.argsort(scores, kind="stable")[:n_chosen]] = 1 / n_chosen
+        return weighted_sum(cohort, factors)
 
 
 def _updates(n: int, f: int) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ class StrategyCase:
         optimizer: `[server.optimizer]` of ours.
         q: of q-FedAvg; None: the mean, weighted by examples, or `rule`.
         rule: `server.rule` of ours, over the whole cohort; None: the mean.
-        selects_at_once: whether Flower takes the smallest scores at once, and does not pick one after the other.
+        departing_rule: makes Flower's version of `rule` of f, where it departs; None: it is ours.
         departure: of Flower's from the paper, in words; "" for none.
         rate_factor: by which Flower's rate differs in a round, counted from 1.
         starts_at_zero: whether Flower's v does.
@@ -100,7 +100,7 @@ class StrategyCase:
     optimizer: Mapping[str, Any]
     q: float | None = None
     rule: Mapping[str, Any] | None = None
-    selects_at_once: bool = False
+    departing_rule: Callable[[int], CohortRule] | None = None
     departure: str = ""
     rate_factor: Callable[[int], float] = lambda server_round: 1.0
     starts_at_zero: bool = False
@@ -179,6 +179,7 @@ STRATEGIES: Final[Sequence[StrategyCase]] = (
         optimizer={"name": "sgd"},
         rule={"name": "multi-krum", "byzantine": 2},
         departure="the mean of the chosen is weighted by examples, which a device can claim",
+        departing_rule=lambda f: _WeightedKrum(f, is_multi=True),
     ),
     StrategyCase(
         name="Bulyan",
@@ -187,7 +188,7 @@ STRATEGIES: Final[Sequence[StrategyCase]] = (
         optimizer={"name": "sgd"},
         rule={"name": "bulyan", "byzantine": 1},
         departure="the n − 2f smallest scores are taken at once, and not one after the other",
-        selects_at_once=True,
+        departing_rule=lambda f: _AtOnce(f),
     ),
 )
 
@@ -227,19 +228,14 @@ def _rule(case: StrategyCase, spec: ParameterSpec, *, departing: bool) -> Aggreg
     if case.rule is None:
         return Mean()
     settings = RuleSettings.model_validate(case.rule)
-    over_cohort: CohortRule = cohort_rule(settings)
-    if departing and case.flower == "MultiKrum":
-        over_cohort = _WeightedKrum(settings.byzantine or 0)
-    if departing and case.selects_at_once:
-        over_cohort = _AtOnce(settings.byzantine or 0)
+    over_cohort = cohort_rule(settings)
+    if departing and case.departing_rule is not None:
+        over_cohort = case.departing_rule(settings.byzantine or 0)
     return rule_of(over_cohort, lambda n_params: UpdateRows(Path(tempfile.gettempdir()), n_params))
 
 
 class _WeightedKrum(Krum):
     """Multi-Krum as Flower has it."""
-
-    def __init__(self, byzantine: int) -> None:
-        super().__init__(byzantine, is_multi=True)
 
     def combine(self, cohort: Cohort) -> F64:
         scores = krum_scores(cohort.squared_distances, self._f)
