@@ -5,7 +5,6 @@ here, before anything starts.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,7 +15,7 @@ from aggregator.algorithm_limits import contradiction, filled_for_algorithm
 from aggregator.learning_settings import ServerSettings, TrainingSettings
 from aggregator.modes import Mode, filled, filled_round
 from aggregator.rule_limits import filled_for_rule, rule_contradiction
-from aggregator.section import Seconds, Section
+from aggregator.section import Seconds, Section, known_name
 from broker.config import BrokerSettings
 from shared.topics import NAME
 from shared.wire_fields import MAX_EXAMPLES
@@ -175,11 +174,7 @@ class SelectionSettings(Section):
     @field_validator("rule")
     @classmethod
     def _is_known(cls, rule: str) -> str:
-        if rule not in BUILT_IN_RULES and not re.fullmatch(r"[^:\s]+:[^:\s]+", rule):
-            raise ValueError(
-                f"there is no such rule; there are {', '.join(BUILT_IN_RULES)}, or your own as module:name"
-            )
-        return rule
+        return known_name("rule", rule, BUILT_IN_RULES)
 
     @model_validator(mode="after")
     def _is_of_the_rule(self) -> Self:

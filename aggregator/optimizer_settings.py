@@ -1,6 +1,5 @@
 """The settings of the server optimizer: the table `[server.optimizer]`."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -8,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from aggregator.schedule_settings import ScheduleSettings
-from aggregator.section import Section
+from aggregator.section import Section, filled_by_name, known_name
 
 __all__ = ["BUILT_IN_OPTIMIZERS", "OptimizerSettings"]
 
@@ -58,21 +57,13 @@ class OptimizerSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_filled(cls, given: Any) -> Any:
-        """Take a bare name; fill in its own defaults, so that the journal holds what a run was made with."""
-        given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, Mapping):
-            return given
-        defaults = BUILT_IN_OPTIMIZERS.get(str(given.get("name", "sgd")), {})
-        return {**defaults, **{key: value for key, value in given.items() if value is not None}}
+        """Take a bare name; fill in the optimizer's own defaults."""
+        return filled_by_name(given, BUILT_IN_OPTIMIZERS, default="sgd")
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in BUILT_IN_OPTIMIZERS and not re.fullmatch(r"[^:\s]+:[^:\s]+", name):
-            raise ValueError(
-                f"there is no such optimizer; there are {', '.join(BUILT_IN_OPTIMIZERS)}, or your own as module:name"
-            )
-        return name
+        return known_name("optimizer", name, BUILT_IN_OPTIMIZERS)
 
     @model_validator(mode="after")
     def _has_use_for_each(self) -> Self:

@@ -1,13 +1,12 @@
 """The settings of the aggregation rule: `server.rule`, a name or a table."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from aggregator.section import Section
+from aggregator.section import Section, known_name
 
 __all__ = ["STREAMING_RULES", "RuleSettings"]
 
@@ -69,22 +68,19 @@ class RuleSettings(Section):
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in _HAS and not re.fullmatch(r"[^:\s]+:[^:\s]+", name):
-            raise ValueError(f"there is no such rule; there are {', '.join(_HAS)}, or your own as module:name")
-        return name
+        return known_name("rule", name, _HAS)
 
     @model_validator(mode="after")
     def _has_use_for_each(self) -> Self:
-        has = list(_HAS.get(self.name, _OWN))
+        has = _HAS.get(self.name, _OWN)
+        for key in has:
+            if key in _NEEDED and self.name in _HAS and getattr(self, key) is None:
+                raise ValueError(f"{self.name} needs {key}")
         if self.mixing != "none":
-            has.append("byzantine")
+            if self.byzantine is None:
+                raise ValueError("mixing needs byzantine")
+            has = (*has, "byzantine")
         for key in ("byzantine", "mixing", "radius", "iterations"):
-            value = getattr(self, key)
-            if value in (None, "none") and key in has and key in _NEEDED and self.name in _HAS:
-                by = "mixing" if key == "byzantine" and "byzantine" not in _HAS[self.name] else self.name
-                raise ValueError(f"{by} needs {key}")
-            if value not in (None, "none") and key not in has:
+            if getattr(self, key) not in (None, "none") and key not in has:
                 raise ValueError(f"{self.name} has no use for {key}: leave it out")
-        if self.mixing != "none" and self.byzantine is None:
-            raise ValueError("mixing needs byzantine")
         return self

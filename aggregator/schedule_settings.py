@@ -1,13 +1,12 @@
 """The settings of a learning rate's schedule: the tables `[training.schedule]` and `[server.optimizer.schedule]`."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from aggregator.section import Section
+from aggregator.section import Section, filled_by_name, known_name
 
 __all__ = ["BUILT_IN_SCHEDULES", "ScheduleSettings"]
 
@@ -51,21 +50,13 @@ class ScheduleSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _is_filled(cls, given: Any) -> Any:
-        """Take a bare name; fill in the schedule's own defaults, so that the journal holds what a run was made with."""
-        given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, Mapping):
-            return given
-        defaults = BUILT_IN_SCHEDULES.get(str(given.get("name", "constant")), {})
-        return {**defaults, **{key: value for key, value in given.items() if value is not None}}
+        """Take a bare name; fill in the schedule's own defaults."""
+        return filled_by_name(given, BUILT_IN_SCHEDULES, default="constant")
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in BUILT_IN_SCHEDULES and not re.fullmatch(r"[^:\s]+:[^:\s]+", name):
-            raise ValueError(
-                f"there is no such schedule; there are {', '.join(BUILT_IN_SCHEDULES)}, or your own as module:name"
-            )
-        return name
+        return known_name("schedule", name, BUILT_IN_SCHEDULES)
 
     @model_validator(mode="after")
     def _has_its_keys(self) -> Self:

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from results.skewed_digits import all_digits, dealt
+from examples.linear_digits import all_digits
+from results.skewed_digits import dealt
 from shared.task import Arrays, Client, Evaluated, Initial, Ratio, Task, Trained, Work
 from shared.torch_task import Batch, TorchTask, norm_layers
 

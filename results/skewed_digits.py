@@ -14,32 +14,17 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
+from examples.linear_digits import N_LABELS, Examples, all_digits
 from shared.errors import ConfigError
 from shared.task import Arrays, Client, Evaluated, Initial, Metric, Ratio, Trained, Work
 
 __all__ = ["Deal", "SkewedDigits"]
 
 Deal = Literal["shards", "digits", "dirichlet", "alike"]
-Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Inputs (n, 65) in [-1, 3], the last of them one; labels (n,) in 0..9."""
 Gradients = dict[str, NDArray[np.float32]]
 
-TEST_SEED = 2024
 SHARDS_PER_DEVICE = 2
-N_LABELS = 10
-
-
-@functools.cache
-def all_digits() -> tuple[Examples, Examples]:
-    """Return (train, test): always the same fifth is the test set."""
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(TEST_SEED).permutation(len(labels))
-    inputs = np.column_stack([images / 4 - 1, np.ones(len(images))]).astype(np.float32)[order]
-    labels = labels[order].astype(np.int64)
-    n_test = len(labels) // 5
-    return (inputs[n_test:], labels[n_test:]), (inputs[:n_test], labels[:n_test])
 
 
 @functools.lru_cache(maxsize=64)

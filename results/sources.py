@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ("shared", "broker", "edge_client", "aggregator", "simulator")
 COMPUTING = ("case.py", "federated.py", "skewed_digits.py", "uses.py")
 """Files of `results/` that compute; the others run, render and draw."""
+DIGITS = "examples/linear_digits.py"
+"""Whose images they deal."""
 
 
 def digest_of(name: str, case: Case) -> str:
@@ -24,7 +26,7 @@ def digest_of(name: str, case: Case) -> str:
 @functools.cache
 def _engine() -> str:
     packages = [path for package in ENGINE for path in (ROOT / package).rglob("*.py")]
-    return _digest([*packages, *(ROOT / "results" / name for name in COMPUTING)])
+    return _digest([*packages, *(ROOT / "results" / name for name in COMPUTING), ROOT / DIGITS])
 
 
 def _digest(paths: Iterable[Path]) -> str:

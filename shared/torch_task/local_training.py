@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
+from shared.initial_loss import INITIAL_LOSS
 from shared.task import Arrays, Ratio, Trained, Work
 from shared.torch_task.arrays import entries_of, to_arrays
 from shared.torch_task.batches import Batch, MetricSums, batches, n_examples, shuffled, split
@@ -36,12 +37,10 @@ from shared.torch_task.corrections import Correction
 from shared.torch_task.division import Division
 from shared.torch_task.kept_moments import moments_of, restore_moments
 
-__all__ = ["ALGORITHMS", "INITIAL_LOSS", "PIECE", "LocalTraining", "Recipe", "batches_for"]
+__all__ = ["ALGORITHMS", "PIECE", "LocalTraining", "Recipe", "batches_for"]
 
 PIECE = 256
 """Examples at a time where the split changes nothing: evaluation, and the pass of fedsgd."""
-INITIAL_LOSS = "initial_loss"
-"""Metric of qfedavg: mean loss of the received model over all training examples, before the first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

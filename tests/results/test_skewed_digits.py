@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from results.skewed_digits import Deal, SkewedDigits, all_digits, dealt
+from examples.linear_digits import all_digits
+from results.skewed_digits import Deal, SkewedDigits, dealt
 from shared.errors import ConfigError
 from shared.task import Client, ClientId, Ratio, Work
 

@@ -4,9 +4,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from shared.initial_loss import INITIAL_LOSS
 from shared.task import Arrays, Ratio, TrainingCancelled
 from shared.torch_task import TorchTask, adam
-from shared.torch_task.local_training import INITIAL_LOSS
 from tests.shared.torch_examples import CLIENT, a_task, as_received, parameters_of, some_data, some_work, train
 
 Doubles = NDArray[np.float64]
