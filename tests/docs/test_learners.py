@@ -15,9 +15,10 @@ from aggregator.__main__ import app as aggregator
 from shared.parameters import ParameterSpec, delta_of
 from shared.sklearn_task import SklearnTask
 from shared.statistics_task import CategoryStatistics, NumberStatistics, StatisticsTask
-from shared.task import Client, ClientId, Work
+from shared.task import Client, ClientId
 from simulator.__main__ import app as simulator
 from tests.docs.generated import ROOT
+from tests.task_work import some_work
 
 PAGE = (ROOT / "docs" / "learners.md").read_text()
 APPS = {"aggregator": aggregator, "simulator": simulator}
@@ -74,19 +75,7 @@ def test_listing_of_statistics_is_a_task_too(tmp_path: Path) -> None:
     spec = ParameterSpec.of(task.initial_parameters(1))
     vector = spec.flatten(task.initial_parameters(1).parameters)
     client = Client(id=ClientId("a"), data=tmp_path / "a.csv")
-    work = Work(
-        round_id=1,
-        seed=1,
-        algorithm="fedavg",
-        epochs=1,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=None,
-        learning_rate=0.1,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    work = some_work()
     trained = task.train(spec.unflatten(vector), work, client)
     found = task.statistics(spec.unflatten(delta_of(trained, vector, spec)), version=1, n_devices=5)
     age, ward = found.columns["age"], found.columns["ward"]

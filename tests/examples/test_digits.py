@@ -10,6 +10,7 @@ from examples.digits import test_data as held_out
 from shared.errors import ConfigError
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import Client, ClientId, Ratio, Work
+from tests import task_work
 
 N_DEVICES = 20
 
@@ -21,19 +22,7 @@ def device(i: int, n: int = N_DEVICES) -> Client:
 
 def some_work(seed: int, epochs: int) -> Work:
     """The work of the digits' TOML."""
-    return Work(
-        round_id=1,
-        seed=seed,
-        algorithm="fedavg",
-        epochs=epochs,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=16,
-        learning_rate=0.1,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    return task_work.some_work(seed=seed, epochs=epochs, batch_size=16)
 
 
 def accuracy(spec: ParameterSpec, vector: Vector) -> float:

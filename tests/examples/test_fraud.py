@@ -24,7 +24,8 @@ from examples.fraud import (
     transactions,
 )
 from shared.errors import ConfigError
-from shared.task import Arrays, Client, ClientId, Ratio, Trained, Work
+from shared.task import Arrays, Client, ClientId, Ratio, Trained
+from tests import task_work
 
 N_BANKS = len(BANKS)
 TOGETHER = Client(id=ClientId("all"), partition=(0, 1))
@@ -42,20 +43,13 @@ def rows(*several: Examples) -> list[bytes]:
 
 def trained(parameters: Arrays, client: Client, *, allowed: int = 10**9, **fields: object) -> Trained:
     """Train as the scenario does; progress says that the time is up after `allowed` steps."""
-    settings = {
-        "round_id": 1,
+    settings: dict[str, object] = {
         "seed": 5,
-        "algorithm": "fedavg",
-        "epochs": 1,
-        "max_steps": None,
-        "max_seconds": None,
         "batch_size": 64,
         "learning_rate": 0.3,
-        "options": {},
-        "state": {},
         "progress": lambda steps_done, n_steps, **_: steps_done < allowed,
     }
-    return task.train(parameters, Work(**{**settings, **fields}), client)  # type: ignore[arg-type]
+    return task.train(parameters, task_work.some_work(**{**settings, **fields}), client)
 
 
 def ratio(parameters: Arrays, client: Client | None, name: str) -> Ratio:

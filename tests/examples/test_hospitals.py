@@ -11,6 +11,7 @@ from examples.hospitals import N_FEATURES, SITES, Examples, build_model, cases, 
 from shared.errors import ConfigError
 from shared.parameters import ParameterSpec, Vector, delta_of
 from shared.task import Client, ClientId, Ratio, Work
+from tests import task_work
 
 N_SITES = len(SITES)
 TOGETHER = Client(id=ClientId("all"), partition=(0, 1))
@@ -38,19 +39,7 @@ def plain_loss(vector: Vector, examples: Examples) -> float:
 
 def some_work(epochs: int) -> Work:
     """The work of the scenario."""
-    return Work(
-        round_id=1,
-        seed=1,
-        algorithm="fedavg",
-        epochs=epochs,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=16,
-        learning_rate=0.2,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    return task_work.some_work(epochs=epochs, batch_size=16, learning_rate=0.2)
 
 
 def test_every_case_is_at_exactly_one_site() -> None:

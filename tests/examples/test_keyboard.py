@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,6 +17,7 @@ from shared.errors import ConfigError
 from shared.parameters import ParameterSpec
 from shared.task import Arrays, Client, ClientId, Ratio, Work, load_task
 from simulator.scenario import Scenario, dotted
+from tests import task_work
 
 ROOT = Path(__file__).parents[2]
 N = len(FAMILIES)
@@ -43,19 +42,7 @@ def blocks_in(data: TensorDataset) -> list[Block]:
 
 def some_work(epochs: int = 1) -> Work:
     """The work of the scenario."""
-    return Work(
-        round_id=1,
-        seed=1,
-        algorithm="fedavg",
-        epochs=epochs,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=8,
-        learning_rate=4.0,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    return task_work.some_work(epochs=epochs, batch_size=8, learning_rate=4.0)
 
 
 def bits(parameters: Arrays, client: Client) -> float:
@@ -176,15 +163,7 @@ def test_a_phone_learns_from_its_text() -> None:
 def test_split_is_the_same_in_another_process() -> None:
     """Two phones that run the same Python agree on who has what."""
     program = "from examples.keyboard import test_data; print(test_data(2, None).tensors[0].tolist())"
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout.strip() == str(keyboard.test_data(2, None).tensors[0].tolist())
+    assert task_work.printed_elsewhere(program) == str(keyboard.test_data(2, None).tensors[0].tolist())
 
 
 def test_a_phone_brings_its_own_text(tmp_path: Path) -> None:

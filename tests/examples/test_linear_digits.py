@@ -3,7 +3,8 @@ import pytest
 
 from examples.linear_digits import FEWEST, RARE, LinearDigits, all_digits, dealt, stragglers, task, wide
 from shared.errors import ConfigError
-from shared.task import Arrays, Client, ClientId, Ratio, Trained, Work
+from shared.task import Arrays, Client, ClientId, Ratio, Trained
+from tests import task_work
 
 
 def client(part: int, n: int) -> Client:
@@ -15,20 +16,14 @@ def trained(
     task: LinearDigits, parameters: Arrays, client: Client, *, allowed: int = 10**9, **fields: object
 ) -> Trained:
     """Train with plain settings; progress says that the time is up after `allowed` steps."""
-    settings = {
-        "round_id": 1,
+    settings: dict[str, object] = {
         "seed": 5,
-        "algorithm": "fedavg",
         "epochs": 2,
-        "max_steps": None,
-        "max_seconds": None,
         "batch_size": 4,
         "learning_rate": 0.05,
-        "options": {},
-        "state": {},
         "progress": lambda steps_done, n_steps, **_: steps_done < allowed,
     }
-    return task.train(parameters, Work(**{**settings, **fields}), client)  # type: ignore[arg-type]
+    return task.train(parameters, task_work.some_work(**{**settings, **fields}), client)
 
 
 @pytest.mark.parametrize("n", [10, 100, 5000])

@@ -7,25 +7,14 @@ import pytest
 
 from shared.parameters import ParameterSpec, delta_of
 from shared.task import Client, ClientId, Ratio, Task, Work, load_task
+from tests import task_work
 
 ROOT = Path(__file__).parents[2]
 
 
 def some_work(algorithm: str) -> Work:
     """Twenty steps, or one gradient."""
-    return Work(
-        round_id=1,
-        seed=1,
-        algorithm=algorithm,
-        epochs=20,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=None,
-        learning_rate=0.3,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    return task_work.some_work(algorithm=algorithm, epochs=20, learning_rate=0.3)
 
 
 @pytest.mark.parametrize("name", ["own_task_torch", "own_task_numpy"])

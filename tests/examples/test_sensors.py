@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -14,8 +12,9 @@ from examples.sensors import AHEAD, DAY, GAP, KINDS, N_FOLDS, N_HOURS, N_STATION
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.parameters import ParameterSpec
-from shared.task import Arrays, Client, ClientId, Ratio, Work, load_task
+from shared.task import Arrays, Client, ClientId, Ratio, load_task
 from simulator.scenario import Scenario, dotted
+from tests.task_work import printed_elsewhere, some_work
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,19 +168,7 @@ def test_the_model_is_small_and_a_station_learns() -> None:
     """Within two passes a station's own error falls by a third."""
     start = sensors.task.initial_parameters(1)
     assert ParameterSpec.of(start).n_params == 302 * 12 + 12 + 302 * 48 + 48 + 48 * 12 + 12
-    work = Work(
-        round_id=1,
-        seed=1,
-        algorithm="fedavg",
-        epochs=2,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=32,
-        learning_rate=0.002,
-        options={},
-        state={},
-        progress=lambda steps_done, n_steps, **metrics: True,
-    )
+    work = some_work(epochs=2, batch_size=32, learning_rate=0.002)
     trained = sensors.task.train(start.parameters, work, station(20))
     assert trained.parameters is not None
     assert error_of(trained.parameters, station(20)) < 0.67 * error_of(start.parameters, station(20))
@@ -191,15 +178,7 @@ def test_the_model_is_small_and_a_station_learns() -> None:
 def test_data_are_the_same_in_another_process() -> None:
     """They are a function of the file alone."""
     program = "from examples.sensors import generated; print([values.tolist() for values in generated(4)])"
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout.strip() == str([values.tolist() for values in sensors.generated(4)])
+    assert printed_elsewhere(program) == str([values.tolist() for values in sensors.generated(4)])
 
 
 def test_a_station_brings_its_own_hours(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 from examples.thin import task
 from shared.config import load_settings
 from shared.parameters import ParameterSpec
-from shared.task import Client, ClientId, Work
+from shared.task import Client, ClientId
 from simulator.scenario import Scenario
+from tests.task_work import some_work
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,19 +27,7 @@ def test_model_is_a_megabyte_and_each_round_goes_half_of_the_way() -> None:
     assert 4 * ParameterSpec.of(initial).n_params == 2**20
     weights = np.asarray(initial.parameters["weights"])
     assert len(np.unique(weights[:1024])) > 1000
-    work = Work(
-        round_id=1,
-        seed=1,
-        algorithm="fedavg",
-        epochs=1,
-        max_steps=None,
-        max_seconds=None,
-        batch_size=None,
-        learning_rate=0.1,
-        options={},
-        state={},
-        progress=lambda *_, **__: True,
-    )
+    work = some_work()
     trained = task.train(dict(initial.parameters), work, Client(id=ClientId("a")))
     assert trained.parameters is not None
     assert np.allclose(1 - np.asarray(trained.parameters["weights"]), (1 - weights) / 2)

@@ -6,29 +6,10 @@ import pytest
 from examples.linear_digits import all_digits
 from results.skewed_digits import Deal, SkewedDigits, dealt
 from shared.errors import ConfigError
-from shared.task import Client, ClientId, Ratio, Work
+from shared.task import Client, ClientId, Ratio
+from tests.task_work import some_work
 
 HERE = Client(id=ClientId("d"), partition=(3, 20))
-
-
-def work(**changes: Any) -> Work:
-    """One pass in one batch, unless changed."""
-    return Work(
-        **{
-            "round_id": 1,
-            "seed": 1,
-            "algorithm": "fedavg",
-            "epochs": 1,
-            "max_steps": None,
-            "max_seconds": None,
-            "batch_size": None,
-            "learning_rate": 0.1,
-            "options": {},
-            "state": {},
-            "progress": lambda done, n: True,
-            **changes,
-        }
-    )
 
 
 @pytest.mark.parametrize("deal", ["shards", "digits", "dirichlet", "alike"])
@@ -82,7 +63,7 @@ def test_weighted_mean_of_fedsgds_gradients_is_the_gradient_of_all_data() -> Non
     """However unevenly the images are dealt (n_k/n weights)."""
     task = SkewedDigits(seed=1, hidden=8)
     first = task.initial_parameters(1).parameters
-    parts = [task.train(first, work(algorithm="fedsgd"), Client(id=HERE.id, partition=(i, 20))) for i in range(20)]
+    parts = [task.train(first, some_work(algorithm="fedsgd"), Client(id=HERE.id, partition=(i, 20))) for i in range(20)]
     n = sum(each.num_examples for each in parts)
     for name, expected in task._gradients(first, *all_digits()[0])[0].items():
         mean = sum(each.num_examples / n * each.gradient[name] for each in parts if each.gradient is not None)
@@ -94,7 +75,7 @@ def test_correction_and_mu_are_added_to_every_gradient() -> None:
     task = SkewedDigits(seed=1, hidden=0)
     first = {"out": np.full((65, 10), 0.01, np.float32)}
     correction, mu, rate = {"out": np.ones((65, 10), np.float32)}, 0.5, 0.1
-    trained = task.train(first, work(epochs=2, correction=correction, mu=mu), HERE)
+    trained = task.train(first, some_work(epochs=2, correction=correction, mu=mu), HERE)
     expected: Any = first["out"]
     for _ in range(2):
         gradient = task._gradients({"out": expected}, *task.examples(HERE))[0]["out"]
@@ -108,7 +89,7 @@ def test_training_ends_when_it_is_told() -> None:
     """After the second of many batches, with what there is."""
     trained = SkewedDigits(seed=1).train(
         SkewedDigits(seed=1).initial_parameters(1).parameters,
-        work(epochs=5, batch_size=10, progress=lambda done, n: bool(done < 2)),
+        some_work(epochs=5, batch_size=10, progress=lambda done, n: bool(done < 2)),
         HERE,
     )
     assert trained.n_steps == 2

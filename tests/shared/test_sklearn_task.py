@@ -17,6 +17,7 @@ from shared.errors import ConfigError
 from shared.parameters import ParameterSpec, delta_of
 from shared.sklearn_task import Estimator, Examples, SklearnTask
 from shared.task import Arrays, Client, ClientId, Ratio, Trained, TrainingCancelled, Work
+from tests import task_work
 
 CLIENT = Client(id=ClientId("a"), partition=(0, 1))
 N, N_FEATURES = 41, 5
@@ -33,20 +34,8 @@ def some_examples(labels: tuple[Any, ...] | None, n: int = N, seed: int = 7) -> 
 
 def some_work(**fields: Any) -> Work:
     """Two epochs of batches of eight."""
-    settings: dict[str, Any] = {
-        "round_id": 1,
-        "seed": 11,
-        "algorithm": "fedavg",
-        "epochs": 2,
-        "max_steps": None,
-        "max_seconds": None,
-        "batch_size": 8,
-        "learning_rate": 0.05,
-        "options": {},
-        "state": {},
-        "progress": lambda steps_done, n_steps, **metrics: True,
-    }
-    return Work(**{**settings, **fields})
+    settings: dict[str, Any] = {"seed": 11, "epochs": 2, "batch_size": 8, "learning_rate": 0.05}
+    return task_work.some_work(**{**settings, **fields})
 
 
 def a_task(estimator: Callable[[], Estimator], labels: tuple[Any, ...] | None, **parts: Any) -> SklearnTask:

@@ -20,6 +20,7 @@ from shared.statistics_task import (
     StatisticsTask,
 )
 from shared.task import Client, ClientId, Work
+from tests import task_work
 
 EDGES = (-3.0, 0.0, 0.5, 1000.0)
 COLUMNS = (
@@ -32,20 +33,8 @@ Rows = Mapping[str, Any]
 
 def some_work(**fields: Any) -> Work:
     """What a device is asked."""
-    settings: dict[str, Any] = {
-        "round_id": 1,
-        "seed": 11,
-        "algorithm": "fedavg",
-        "epochs": 1,
-        "max_steps": None,
-        "max_seconds": None,
-        "batch_size": None,
-        "learning_rate": 0.1,
-        "options": {},
-        "state": {},
-        "progress": lambda steps_done, n_steps, **metrics: True,
-    }
-    return Work(**{**settings, **fields})
+    settings: dict[str, Any] = {"seed": 11}
+    return task_work.some_work(**{**settings, **fields})
 
 
 def a_task(fleet: Sequence[Rows], columns: Sequence[Column | Category] = COLUMNS) -> StatisticsTask:

@@ -11,31 +11,15 @@ from torch.utils.data import Dataset, TensorDataset
 from shared.parameters import ParameterSpec
 from shared.task import Arrays, Client, ClientId, Initial, Trained, Work
 from shared.torch_task import Batch, TorchTask
+from tests import task_work
 
 CLIENT = Client(id=ClientId("c1"))
 
 
-def on_and_on(steps_done: int, n_steps: int, **metrics: float) -> bool:
-    """There is all the time in the world."""
-    return True
-
-
 def some_work(**changes: Any) -> Work:
     """One epoch of fedavg in batches of four."""
-    given: dict[str, Any] = {
-        "round_id": 1,
-        "seed": 7,
-        "algorithm": "fedavg",
-        "epochs": 1,
-        "max_steps": None,
-        "max_seconds": None,
-        "batch_size": 4,
-        "learning_rate": 0.1,
-        "options": {},
-        "state": {},
-        "progress": on_and_on,
-    }
-    return Work(**{**given, **changes})
+    settings: dict[str, Any] = {"seed": 7, "batch_size": 4}
+    return task_work.some_work(**{**settings, **changes})
 
 
 def some_data(n: int = 10, *, dtype: torch.dtype = torch.float32, seed: int = 3) -> TensorDataset:
