@@ -9,21 +9,18 @@ the newest is thrown away. That is three models' worth on disk at most, as a rul
 Not here: the numbers (`shared/algorithms.py`), the task's own state (`local_state.py`).
 """
 
-import hashlib
 from collections.abc import Collection
 from typing import NamedTuple
 
 import structlog
 
 from edge_client.files import Files
-from edge_client.local_state import pack, read_state
+from edge_client.local_state import KEPT_RUNS, read_state, sealed
 from shared.errors import PeerError, Reason
 from shared.task import Arrays
 
 __all__ = ["AlgorithmStates"]
 
-KEPT_RUNS = 4
-"""Runs whose states are kept; the one used longest ago goes first."""
 _SUFFIX = ".algorithm"
 _NOTHING = "none"
 """In the name of a file: its work began from nothing."""
@@ -84,8 +81,7 @@ class AlgorithmStates:
             parent: the lease from whose state it was trained.
         """
         name = _Name(lease, parent or _NOTHING, run)
-        packed = pack(arrays)
-        packed = hashlib.sha256(packed).digest() + packed
+        packed = sealed(arrays)
         try:
             self._files.make()
             self._files.write_durably(str(name), packed)

@@ -20,7 +20,7 @@ from edge_client.state_folder import DAMAGED, TEMPORARY, damaged_name, remedy
 from shared.errors import ConfigError
 from shared.task import Arrays
 
-__all__ = ["CURRENT", "LocalState", "pack", "read_state"]
+__all__ = ["CURRENT", "KEPT_RUNS", "LocalState", "pack", "read_state", "sealed"]
 
 KEPT_RUNS = 4
 """Runs whose state is kept; the one used longest ago goes first."""
@@ -84,8 +84,7 @@ class LocalState:
         """
         if not arrays and not self._files.has(f"{run}{CURRENT}"):
             return
-        packed = pack(arrays)
-        packed = hashlib.sha256(packed).digest() + packed
+        packed = sealed(arrays)
         try:
             self._files.make()
             self._files.write_durably(f"{lease}.{run}{_PENDING}", packed)
@@ -145,6 +144,16 @@ def read_state(data: bytes) -> Arrays:
         return load(packed)
     except SafetensorError as error:
         raise ValueError(f"it holds no arrays: {error}") from error
+
+
+def sealed(arrays: Arrays) -> bytes:
+    """Return what `read_state` reads: arrays under their checksum.
+
+    Raises:
+        TypeError: as for `pack`.
+    """
+    packed = pack(arrays)
+    return hashlib.sha256(packed).digest() + packed
 
 
 def pack(arrays: Arrays) -> bytes:

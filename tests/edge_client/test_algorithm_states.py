@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import structlog
 
-from edge_client.algorithm_states import KEPT_RUNS, AlgorithmStates
+from edge_client.algorithm_states import AlgorithmStates
 from edge_client.files import OnDisk
+from edge_client.local_state import KEPT_RUNS
 from shared.errors import PeerError, Reason
 from shared.task import Arrays
 from tests.edge_client.builders import RUN, lease
