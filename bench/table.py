@@ -22,6 +22,7 @@ Results: TypeAlias = Mapping[Case, Mapping[ContenderName, Sequence[Turn]]]
 
 NAMES: Final[Mapping[ContenderName, str]] = {
     "ours": "FedMQ",
+    "int8": "FedMQ with int8",
     "undigested": "FedMQ without digests",
     "flower": "Flower gRPC",
     "pipe": "bare pipe",
@@ -104,13 +105,15 @@ def ratios_table(results: Results) -> list[list[str]]:
     """Return how ours compares: the head, then a row for each case in which ours took part; [] when it never did."""
     head = ["devices x model", "Flower's time / ours", "Flower's CPU / ours", "the same without our digests"]
     head += ["Flower's memory / ours and broker", "ours in % of the pipe's speed"]
+    head += ["Flower's time / ours with int8", "Flower's CPU / ours with int8"]
     rows = [head]
     for case, turns_of in results.items():
         cpu = partial(cpu_ms, case=case)
-        ours, bare, flower, pipe = (turns_of.get(name, ()) for name in ("ours", "undigested", "flower", "pipe"))
+        ours, int8, bare, flower, pipe = (turns_of.get(name, ()) for name in NAMES)
         share = ratios(ours, pipe, round_s)
         found = [ratios(ours, flower, round_s), ratios(ours, flower, cpu), ratios(bare, flower, cpu)]
         found += [ratios(ours, flower, _memory), share and share.times(100)]
+        found += [ratios(int8, flower, round_s), ratios(int8, flower, cpu)]
         if any(found):
             rows.append([str(case), *(str(each) if each else _NONE for each in found)])
     return rows if len(rows) > 1 else []

@@ -22,7 +22,7 @@ UNMEASURED = 2
 ROUND_LIMIT_S = 300.0
 """A round that takes longer never ends."""
 
-ContenderName: TypeAlias = Literal["ours", "undigested", "flower", "pipe"]
+ContenderName: TypeAlias = Literal["ours", "int8", "undigested", "flower", "pipe"]
 Say: TypeAlias = Callable[[str], None]
 """Shows how far a turn is."""
 

@@ -43,10 +43,11 @@ def test_values_table_shows_what_a_contender_has_and_a_dash_for_the_rest() -> No
 
 
 def test_ratios_table_says_how_many_times_more_flower_needs() -> None:
-    """Time, CPU with the broker's and without digests, memory with the broker's, and the share of the pipe's speed."""
+    """Time, CPU with the broker's and without digests, memory with the broker's, the pipe's speed, and with int8."""
     results: Results = {
         CASE: {
             "ours": [a_turn(1.0, cpu_s=1.0, broker_cpu_s=1.0, rss=2**20, broker_rss=2**20)],
+            "int8": [a_turn(0.5, cpu_s=0.5, broker_cpu_s=0.3)],
             "undigested": [a_turn(1.0, cpu_s=0.5, broker_cpu_s=0.5)],
             "flower": [a_turn(1.5, cpu_s=4.0, rss=2**23)],
             "pipe": [a_turn(0.25)],
@@ -54,7 +55,7 @@ def test_ratios_table_says_how_many_times_more_flower_needs() -> None:
     }
     head, row = ratios_table(results)
     assert len(head) == len(row)
-    assert row == ["10x1MiB", "1.5", "2", "4", "4", "25"]
+    assert row == ["10x1MiB", "1.5", "2", "4", "4", "25", "3", "5"]
 
 
 def test_ratios_table_is_empty_when_there_is_nothing_to_compare() -> None:
