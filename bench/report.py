@@ -99,7 +99,7 @@ def arrangement(*, n_turns: int, n_rounds: int, n_processes: int, flower: str) -
         "FedMQ: `python -m aggregator run` and `python -m edge_client` with default settings, Mosquitto with the "
         "project's mosquitto.conf; goal and quorum are all devices. Each update is in a synchronised file and in the "
         "journal before its receipt, and in the outbox of its device until then; each version is a synchronised file.",
-        "FedMQ with int8: the same, with updates of a quarter of the bytes; the rows without it send float32, as Flower "
+        "FedMQ with int8: the same, with updates of a quarter of the bytes; rows without it send float32, as Flower "
         "does. Its MB/s are those of float32.",
         "FedMQ without digests: the same programs, each sha-256 replaced by one of 64 bytes.",
         f"Flower {flower}: `start_server` with FedAvg, `start_client`, without TLS. Nothing is durable.",

@@ -156,13 +156,13 @@ ALIKE = (
 
 
 @functools.cache
-def transactions(index: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return all transactions of a bank: a function of its index alone.
+def transactions(index: int, seed: int = SEED) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all transactions of a bank: a function of its index and the seed alone.
 
     Returns:
         Columns (n, 8) as in COLUMNS; who paid (n,): 0 anybody, 1..4 one of ALIKE, 5..8 one of FRAUDS; labels (n,).
     """
-    bank, rng = BANKS[index], np.random.default_rng([SEED, index])
+    bank, rng = BANKS[index], np.random.default_rng([seed, index])
     n_fraud = round(bank.n * bank.fraud)
     bounds = np.round(n_fraud * np.cumsum([0, *bank.kinds]) / sum(bank.kinds)).astype(int)
     frauds = np.repeat(1 + len(ALIKE) + np.arange(len(FRAUDS)), np.diff(bounds))
@@ -222,7 +222,7 @@ def from_file(path: Path) -> Examples:
 
 
 @functools.cache
-def divided(client: Client | None, fold: int) -> tuple[Examples, Examples]:
+def divided(client: Client | None, fold: int, seed: int = SEED) -> tuple[Examples, Examples]:
     """Return what a client trains on, and what is held out of that; the aggregator (None) has what all hold out.
 
     Raises:
@@ -237,7 +237,8 @@ def divided(client: Client | None, fold: int) -> tuple[Examples, Examples]:
             hint="ten devices, or transactions of its own with --data",
         )
     banks = range(len(BANKS)) if n == 1 else [index]  # 1: all data in one place
-    parts = [_split((features(transactions(i)[0]), transactions(i)[2].astype(np.float32)), fold) for i in banks]
+    generated = (transactions(i, seed) for i in banks)
+    parts = [_split((features(columns), labels.astype(np.float32)), fold) for columns, _, labels in generated]
     train, test = ([part[side] for part in parts] for side in (0, 1))
     return _joined(train), _joined(test)
 
@@ -261,9 +262,11 @@ class Fraud:
 
     Args:
         fold: which fifth of each bank's transactions is held out.
+        seed: of the transactions.
     """
 
     fold: int = 0
+    seed: int = SEED
 
     def initial_parameters(self, seed: int) -> Initial:
         """Start as He et al. (arXiv 1502.01852) do, and at the chance of fraud that everybody knows of."""
@@ -279,7 +282,7 @@ class Fraud:
 
     def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
         """Take steps of plain SGD on the objective; "fedsgd" returns its gradient over all examples."""
-        inputs, labels = divided(client, self.fold)[0]
+        inputs, labels = divided(client, self.fold, self.seed)[0]
         received = {name: array.astype(np.float32) for name, array in parameters.items()}
         metrics: dict[str, Metric] = {}
         if work.algorithm == "qfedavg":
@@ -304,7 +307,7 @@ class Fraud:
 
     def evaluate(self, parameters: Arrays, client: Client | None, state: Arrays) -> Evaluated:
         """Return precision, recall and their harmonic mean f1, each a ratio of counts, and the loss of the chances."""
-        inputs, labels = divided(client, self.fold)[1]
+        inputs, labels = divided(client, self.fold, self.seed)[1]
         scores = scored(parameters, inputs)[0] - math.log(WEIGHT)
         stopped, is_fraud = scores >= math.log(THRESHOLD / (1 - THRESHOLD)), labels > 0
         n_right, n_stopped, n_fraud = (int(each.sum()) for each in (stopped & is_fraud, stopped, is_fraud))
@@ -347,9 +350,9 @@ def gradient(parameters: Arrays, inputs: Floats, labels: Floats) -> dict[str, Fl
     }
 
 
-def task_of(fold: int) -> Fraud:
-    """Return the task in which the `fold`-th fifth of each bank's transactions is held out."""
-    return Fraud(fold)
+def task_of(fold: int, seed: int = SEED) -> Fraud:
+    """Return the task in which the `fold`-th fifth of each bank's transactions is held out; other seeds, other ones."""
+    return Fraud(fold, seed)
 
 
 fold_0, fold_1, fold_2, fold_3, fold_4 = map(task_of, range(N_FOLDS))

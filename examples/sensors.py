@@ -1,7 +1,7 @@
 """The city's sensors: stations that count traffic and measure the air forecast both for the next hours.
 
-All of it is generated, a function of this file alone: ten weeks, hour by hour, of thirty stations beside streets of
-three kinds. Traffic has days and weeks: rush hours on working days, one hump on Sundays and holidays, at other hours
+All of it is generated, a function of this file and a seed: ten weeks, hour by hour, of thirty stations beside streets
+of three kinds. Traffic has days and weeks: rush hours on working days, one hump on Sundays and holidays, at other hours
 and of another height on each kind of street, and days that are busy all over the city. Nitrogen dioxide follows the
 traffic and what blows it away: one weather for all, felt more or less in each street. Sensors fail for hours on end.
 
@@ -133,9 +133,9 @@ class City(NamedTuple):
 
 
 @functools.cache
-def city() -> City:
+def city(seed: int = DATA_SEED) -> City:
     """Return the weather and the days of all ten weeks."""
-    rng = np.random.default_rng([DATA_SEED, 1000])
+    rng = np.random.default_rng([seed, 1000])
     hours = np.arange(N_HOURS)
     fronts, gusts = wandering(rng, N_HOURS, 0.985), wandering(rng, N_HOURS, 0.8)
     breeze = 0.25 * np.cos(2 * np.pi * (hours % DAY - 15) / DAY)  # afternoons are windier
@@ -148,10 +148,10 @@ def city() -> City:
 
 
 @functools.cache
-def generated(station: int) -> Series:
+def generated(station: int, seed: int = DATA_SEED) -> Series:
     """Return the ten weeks of a station of 0..N_STATIONS - 1."""
-    rng = np.random.default_rng([DATA_SEED, station])
-    street, all_over = STREETS[KINDS[station]], city()
+    rng = np.random.default_rng([seed, station])
+    street, all_over = STREETS[KINDS[station]], city(seed)
     hours = np.arange(N_HOURS)
     of_day = (hours % DAY).astype(np.float64)
     size, shift = np.exp(0.3 * rng.normal()), 0.4 * rng.normal()
@@ -207,7 +207,7 @@ def from_file(path: Path) -> Series:
     return Series(hours, *measured)
 
 
-def stations_of(client: Client) -> list[Series]:
+def stations_of(client: Client, seed: int = DATA_SEED) -> list[Series]:
     """Return what a device measured: of n devices every n-th station, of one all, in one place.
 
     Raises:
@@ -216,11 +216,11 @@ def stations_of(client: Client) -> list[Series]:
     if client.data is not None:
         return [from_file(client.data)]
     if client.partition is None:
-        return [generated(int(hashlib.sha256(client.id.encode()).hexdigest(), 16) % N_STATIONS)]
+        return [generated(int(hashlib.sha256(client.id.encode()).hexdigest(), 16) % N_STATIONS, seed)]
     i, n = client.partition
     if n > N_STATIONS:
         raise ConfigError(f"{N_STATIONS} stations cannot be split over {n} devices", hint=f"take {N_STATIONS} or fewer")
-    return [generated(station) for station in range(i, N_STATIONS, n)]
+    return [generated(station, seed) for station in range(i, N_STATIONS, n)]
 
 
 def scaled(series: Series) -> NDArray[np.float32]:
@@ -277,23 +277,23 @@ def starts_of(n_hours: int, fold: int, *, is_test: bool) -> NDArray[np.int64]:
     return starts[is_inside if is_test else is_outside]
 
 
-def dataset(fold: int, client: Client, *, is_test: bool) -> TensorDataset:
+def dataset(fold: int, client: Client, seed: int, *, is_test: bool) -> TensorDataset:
     """Return the windows of all stations of a device."""
-    parts = [windows(each, starts_of(len(each.hours), fold, is_test=is_test)) for each in stations_of(client)]
+    parts = [windows(each, starts_of(len(each.hours), fold, is_test=is_test)) for each in stations_of(client, seed)]
     inputs, targets = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TensorDataset(torch.from_numpy(inputs), torch.from_numpy(targets))
 
 
-@functools.cache
-def train_data(fold: int, client: Client) -> TensorDataset:
+@functools.lru_cache(maxsize=128)  # several fleets, not all folds and seeds
+def train_data(fold: int, seed: int, client: Client) -> TensorDataset:
     """Return what a station learns from: all that is not of the fold, or near it."""
-    return dataset(fold, client, is_test=False)
+    return dataset(fold, client, seed, is_test=False)
 
 
-@functools.cache
-def test_data(fold: int, client: Client | None) -> TensorDataset:
+@functools.lru_cache(maxsize=128)
+def test_data(fold: int, seed: int, client: Client | None) -> TensorDataset:
     """Return a fold's windows: of a station; for the aggregator (None) of all stations."""
-    return dataset(fold, client or EVERYBODY, is_test=True)
+    return dataset(fold, client or EVERYBODY, seed, is_test=True)
 
 
 class Forecast(nn.Module):
@@ -349,14 +349,19 @@ def mean_of(errors: Tensor) -> Ratio:
     return Ratio(float(errors[is_there].double().sum()), int(is_there.sum()))
 
 
-def task_of(fold: int) -> TorchTask:
-    """Return the task whose devices are tested on fold `fold` of 0..4, and learn from hours that are not near it."""
+def task_of(fold: int, seed: int = DATA_SEED) -> TorchTask:
+    """Return the task whose devices are tested on fold `fold` of 0..4, and learn from hours that are not near it.
+
+    Args:
+        fold: of 0..4.
+        seed: of the city: another one has other streets, other weather and other failures.
+    """
     return TorchTask(
         model=Forecast,
         loss=loss,
         metrics=metrics,
-        train_data=functools.partial(train_data, fold),
-        test_data=functools.partial(test_data, fold),
+        train_data=functools.partial(train_data, fold, seed),
+        test_data=functools.partial(test_data, fold, seed),
         optimizer=adam,
     )
 

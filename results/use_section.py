@@ -5,12 +5,12 @@ Not here: how they were computed (`uses.py`).
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from results.case import N_FOLDS, Found, Numbers, Section, Verdict
-from results.intervals import Interval, over_folds, quantile
+from results.intervals import Interval, over_folds, over_seeds, quantile
 from results.page import said
 from results.pictures import draw_intervals
 from results.uses import ALONE, CENTRAL, FEDERATED, Measure, Use
@@ -110,12 +110,21 @@ def _how(use: Use, found: Found) -> str:
     runs = found.of(FEDERATED)
     rounds = int(cast(float, runs[0][1]["rounds"]))
     n_seeds, n_folds = len({run.seed for run, _ in runs}), len({run.fold for run, _ in runs})
-    rates = ", ".join(f"{rate:.2g}" for rate in found.options(CENTRAL, "rate"))
-    passes = ", ".join(f"{multiple:g}" for multiple in use.passes)
+    title = next(measure.title for measure in use.measures if measure.name == use.chosen_by)
+    of_seeds = "each with data of its own, " if use.is_generated else ""
     return (
-        f"{n_seeds} seeds, {n_folds} folds of {N_FOLDS}, {rounds} rounds each. The baselines were trained at {rates} "
-        f"times the scenario's learning rate and evaluated after {passes} times the passes that a device of the "
-        "federated run makes; shown is the best of these for each figure."
+        f"{n_seeds} seeds, {of_seeds}{n_folds} folds of {N_FOLDS}, {rounds} rounds each. All data in one place were "
+        f"trained {_grid(use, found, CENTRAL)}; every device alone {_grid(use, found, ALONE)}. Shown is the best of "
+        f"these settings by the {title}, once for all figures."
+    )
+
+
+def _grid(use: Use, found: Found, arm: str) -> str:
+    rates = ", ".join(f"{rate:.2g}" for rate in found.options(arm, "rate"))
+    passes = ", ".join(f"{multiple:g}" for multiple in use.baseline(arm).passes)
+    return (
+        f"at {rates} times the scenario's learning rate and evaluated after {passes} times the passes that a device of "
+        "the federated run makes"
     )
 
 
@@ -125,12 +134,12 @@ def _overall(use: Use, found: Found, measure: Measure) -> Compared:
     def value(numbers: Numbers, multiple: float) -> float:
         return cast(float, numbers[f"{measure.name} @ {multiple:g}"])
 
-    rate, multiple = _best(use, found, CENTRAL, measure, value)
+    rate, multiple = _best(use, found, CENTRAL)
     theirs = {_place(run): value(numbers, multiple) for run, numbers in found.of(CENTRAL, rate=rate)}
     return Compared(
         ours=statistics.fmean(ours.values()),
         theirs=statistics.fmean(theirs.values()),
-        difference=over_folds({at: _difference(measure, ours[at], theirs[at]) for at in ours}, n_folds=N_FOLDS),
+        difference=_interval(use, {at: _difference(measure, ours[at], theirs[at]) for at in ours}),
         setting=_setting(rate, multiple),
     )
 
@@ -143,7 +152,7 @@ def _by_device(use: Use, found: Found, measure: Measure) -> Compared:
     return Compared(
         ours=statistics.fmean(_median(each) for each in ours.values()),
         theirs=statistics.fmean(_median(each) for each in theirs.values()),
-        difference=over_folds(medians, n_folds=N_FOLDS),
+        difference=_interval(use, medians),
         setting=setting,
         worst=statistics.fmean(
             quantile([_gain(measure, value) for value in each], 0.1) for each in differences.values()
@@ -165,11 +174,7 @@ def _gains_of_devices(use: Use, found: Found, measure: Measure) -> list[float]:
 
 def _pairs(use: Use, found: Found, measure: Measure) -> tuple[dict[Place, Devices], dict[Place, Devices], str]:
     """Return what devices have of the federated model and alone by seed and fold, and where the latter is best."""
-
-    def value(numbers: Numbers, multiple: float) -> float:
-        return _median(cast(Devices, numbers[f"device {measure.name} @ {multiple:g}"]))
-
-    rate, multiple = _best(use, found, ALONE, measure, value)
+    rate, multiple = _best(use, found, ALONE)
     name = f"device {measure.name}"
     ours = {_place(run): cast(Devices, numbers[name]) for run, numbers in found.of(FEDERATED)}
     theirs = {
@@ -178,18 +183,27 @@ def _pairs(use: Use, found: Found, measure: Measure) -> tuple[dict[Place, Device
     return ours, theirs, _setting(rate, multiple)
 
 
-def _best(
-    use: Use, found: Found, arm: str, measure: Measure, value: Callable[[Numbers, float], float]
-) -> tuple[float, float]:
-    """Return the rate and the multiple of passes at which a baseline's measure is best on average."""
+def _best(use: Use, found: Found, arm: str) -> tuple[float, float]:
+    """Return the rate and the multiple of passes at which a baseline is best on average, by the measure for that."""
+    measure = next(each for each in use.measures if each.name == use.chosen_by)
     sign = 1 if measure.is_error else -1
+
+    def value(numbers: Numbers, multiple: float) -> float | None:
+        if arm == CENTRAL:
+            return cast(float | None, numbers[f"{measure.name} @ {multiple:g}"])
+        return _median(cast(Devices, numbers[f"device {measure.name} @ {multiple:g}"]))
 
     def mean(rate: float, multiple: float) -> float:
         values = [value(numbers, multiple) for _, numbers in found.of(arm, rate=rate)]
-        return math.inf if None in values else sign * statistics.fmean(values)  # None: it has diverged
+        known = [each for each in values if each is not None]
+        return math.inf if len(known) < len(values) else sign * statistics.fmean(known)  # None: it has diverged
 
-    settings = [(rate, multiple) for rate in found.options(arm, "rate") for multiple in use.passes]
+    settings = [(rate, multiple) for rate in found.options(arm, "rate") for multiple in use.baseline(arm).passes]
     return min(settings, key=lambda setting: mean(*setting))
+
+
+def _interval(use: Use, values: Mapping[Place, float]) -> Interval:
+    return over_seeds(values) if use.is_generated else over_folds(values, n_folds=N_FOLDS)
 
 
 def _difference(measure: Measure, ours: float, theirs: float) -> float:

@@ -2,11 +2,12 @@
 
 The federated side is the scenario as it stands, but that it never stops early and that its last version is taken. The
 baselines train by the task's own `train`, again and again from where they were, at several learning rates, and are
-evaluated after several numbers of passes: of both, the best is what they are compared by (`use_section.py`).
+evaluated after several numbers of passes: the best of these is what they are compared by (`use_section.py`).
 
 Not here: what is said of the numbers (`use_section.py`).
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,13 +25,9 @@ from shared.task import Arrays, Client, ClientId, Metric, Task, Work, load_task
 from simulator.run_settings import settings_of
 from simulator.scenario import Scenario
 
-__all__ = ["ALONE", "CENTRAL", "FEDERATED", "Measure", "Use"]
+__all__ = ["ALONE", "CENTRAL", "FEDERATED", "Baseline", "Measure", "Use"]
 
 FEDERATED, ALONE, CENTRAL = "federated", "alone", "central"
-RATES = (1 / 3, 1.0, 3.0)
-"""Of the baselines, as multiples of the scenario's learning rate."""
-PASSES = (0.25, 0.5, 1.0, 2.0)
-"""After which they are evaluated, as multiples of the passes that a device of the federated run makes."""
 QUICK = 10
 """A quick run has so many times fewer rounds."""
 TARGETS = ("at_least", "at_most", "patience")
@@ -58,24 +55,40 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """How a baseline is trained.
+
+    Args:
+        rates: learning rates, as multiples of the scenario's.
+        passes: after which it is evaluated, as multiples of those that a device of the federated run makes; ascending.
+            The scenario's schedule of rates is stretched over the last of them.
+    """
+
+    rates: Sequence[float] = (1 / 3, 1.0, 3.0)
+    passes: Sequence[float] = (0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
     """The runs of one use.
 
     Args:
         name: of the module in `examples/`, of its scenario and of the case.
         measures: metrics of the task.
-        rates: of the baselines, as multiples of the scenario's.
-        passes: of the baselines, likewise; ascending.
+        chosen_by: the measure by which rate and passes of the baselines are chosen: one model has all of its measures.
+        alone: of every device alone.
+        central: of all data in one place.
+        is_generated: whether the data are another draw for every seed, else every seed divides the same ones.
         n_passes: that a device of the federated run makes; None: by the scenario's epochs.
-        most_seeds: that are computed, however many are asked for: for a use whose training takes minutes.
     """
 
     name: str
     measures: Sequence[Measure]
-    rates: Sequence[float] = RATES
-    passes: Sequence[float] = PASSES
+    chosen_by: str
+    alone: Baseline = Baseline()
+    central: Baseline = Baseline()
+    is_generated: bool = False
     n_passes: int | None = None
-    most_seeds: int | None = None
 
     @property
     def path(self) -> Path:
@@ -89,14 +102,15 @@ class Use:
 
     def runs(self, scale: Scale) -> Sequence[Run]:
         """Return the federated run and the baselines at each rate, for every seed and fold."""
-        rates = (1.0,) if scale.is_quick else self.rates
         arms: list[tuple[str, dict[str, float]]] = [(FEDERATED, {})]
-        arms += [(arm, {"rate": rate}) for arm in (ALONE, CENTRAL) for rate in rates]
+        for arm in (ALONE, CENTRAL):
+            rates = self.baseline(arm).rates
+            arms += [(arm, {"rate": rate}) for rate in (rates[:1] if scale.is_quick else rates)]
         shrunk = {"shrink": float(QUICK)} if scale.is_quick else {}
         return [
             Run(case=self.name, arm=arm, seed=seed, fold=fold, options={**options, **shrunk})
             for fold in scale.folds
-            for seed in scale.seeds[: self.most_seeds]
+            for seed in scale.seeds
             for arm, options in arms
         ]
 
@@ -107,7 +121,7 @@ class Use:
         """
         scenario = whole(scenario_from(self.path, {"seed": run.seed}), shrink=run.options.get("shrink", 1))
         settings, _ = settings_of(scenario, self.path, None)
-        task = load_task(f"examples.{self.name}:fold_{run.fold}", ROOT)
+        task = self._task(run)
         devices = [Client(id=ClientId(device.id), partition=device.partition) for device in scenario.plan()]
         if run.arm == FEDERATED:
             found = federate(scenario, task, path=self.path)
@@ -117,24 +131,31 @@ class Use:
                 "rounds": len(found.rounds),
             }
         n_passes = self._n_passes(settings, len(devices))
-        marks = [max(1, round(multiple * n_passes)) for multiple in self.passes]
+        passes = self.baseline(run.arm).passes
+        marks = [max(1, round(multiple * n_passes)) for multiple in passes]
         numbers: dict[str, Any] = {}
         if run.arm == CENTRAL:
             everything = Client(id=ClientId("everything"), partition=(0, 1))
-            for multiple, parameters in zip(
-                self.passes, self._trained(task, settings, everything, marks, run), strict=True
-            ):
+            for multiple, parameters in zip(passes, self._trained(task, settings, everything, marks, run), strict=True):
                 numbers |= _at(multiple, self._measured(task, parameters, None))
             return numbers
-        of_devices: dict[float, list[dict[str, float | None]]] = {multiple: [] for multiple in self.passes}
+        of_devices: dict[float, list[dict[str, float | None]]] = {multiple: [] for multiple in passes}
         for device in devices:
-            for multiple, parameters in zip(
-                self.passes, self._trained(task, settings, device, marks, run), strict=True
-            ):
+            for multiple, parameters in zip(passes, self._trained(task, settings, device, marks, run), strict=True):
                 of_devices[multiple].append(self._measured(task, parameters, device))
         for multiple, measured in of_devices.items():
             numbers |= _at(multiple, _by_device(measured))
         return numbers
+
+    def baseline(self, arm: str) -> Baseline:
+        """Return how an arm that is not the federated one is trained."""
+        return self.alone if arm == ALONE else self.central
+
+    def _task(self, run: Run) -> Task:
+        if not self.is_generated:
+            return load_task(f"examples.{self.name}:fold_{run.fold}", ROOT)
+        task: Task = importlib.import_module(f"examples.{self.name}").task_of(run.fold, run.seed)
+        return task
 
     def _n_passes(self, settings: Settings, n_devices: int) -> int:
         """Return how often a device of the federated run goes over its data."""
@@ -148,7 +169,7 @@ class Use:
         state: Arrays = {}
         parameters, number, found = task.initial_parameters(run.seed).parameters, 0, []
         part = client.partition or (0, 1)
-        rounds_per_pass = (settings.stop.rounds or 1) * self.passes[-1] / marks[-1]
+        rounds_per_pass = (settings.stop.rounds or 1) / marks[-1]
         for before, mark in pairwise((0, *marks)):
             for first, epochs in _parts(settings, before, mark):
                 factor = _schedule(settings).factor(round(first * rounds_per_pass))

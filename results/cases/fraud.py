@@ -5,7 +5,7 @@ from typing import Any
 
 from results.case import Found, Section
 from results.use_section import draw_use, use_section
-from results.uses import Measure, Use
+from results.uses import Baseline, Measure, Use
 
 __all__ = ["case"]
 
@@ -39,6 +39,8 @@ case = Fraud(
         Measure(name="f1", title="f1", of="both"),
         Measure(name="loss", title="loss", is_error=True, unit="%", of="both"),
     ),
-    rates=(1 / 3, 1.0),
-    passes=(0.25, 0.5, 1.0),
+    chosen_by="loss",
+    alone=Baseline(rates=(1 / 3, 1.0), passes=(0.25, 0.5, 1.0)),
+    central=Baseline(rates=(1 / 3, 1.0), passes=(0.25, 0.5, 1.0)),
+    is_generated=True,
 )

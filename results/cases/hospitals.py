@@ -40,4 +40,5 @@ case = Hospitals(
         Measure(name="accuracy", title="accuracy", of="devices"),
         Measure(name="loss", title="loss", is_error=True, unit="", of="devices"),
     ),
+    chosen_by="loss",
 )

@@ -105,12 +105,15 @@ def test_banks_differ_in_size_in_rate_and_in_their_customers() -> None:
     assert max(abroad) > 4 * min(abroad)
 
 
-def test_a_bank_is_a_function_of_its_index() -> None:
-    """Whoever generates it, and whoever else was generated before, has the same transactions."""
+def test_a_bank_is_a_function_of_its_index_and_the_seed() -> None:
+    """Whoever generates it, and whoever else was generated before, has the same transactions; another seed others."""
     before = [part.copy() for part in transactions(9)]
     transactions.cache_clear()
     transactions(3)
     assert all(np.array_equal(one, other) for one, other in zip(before, transactions(9), strict=True))
+    assert not np.array_equal(transactions(9, 1)[0], transactions(9, 2)[0])
+    one, other = (divided(None, 0, seed)[1][0] for seed in (1, 2))
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("index", range(0, N_BANKS, 3))

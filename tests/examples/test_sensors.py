@@ -8,7 +8,20 @@ from torch import nn
 
 from aggregator.config import Settings
 from examples import sensors
-from examples.sensors import AHEAD, DAY, GAP, KINDS, N_FOLDS, N_HOURS, N_STATIONS, NO2, PAST, VEHICLES, Forecast
+from examples.sensors import (
+    AHEAD,
+    DATA_SEED,
+    DAY,
+    GAP,
+    KINDS,
+    N_FOLDS,
+    N_HOURS,
+    N_STATIONS,
+    NO2,
+    PAST,
+    VEHICLES,
+    Forecast,
+)
 from shared.config import load_settings
 from shared.errors import ConfigError
 from shared.parameters import ParameterSpec
@@ -80,10 +93,20 @@ def test_every_window_that_keeps_the_gap_is_learned_from() -> None:
 def test_one_place_has_what_the_stations_have_together() -> None:
     """The same windows for training and testing, whether they lie on seven devices or on one."""
     for data in (sensors.train_data, sensors.test_data):
-        together = torch.cat([data(1, station(i, 7)).tensors[0] for i in range(7)])
-        whole = data(1, sensors.EVERYBODY).tensors[0]
+        together = torch.cat([data(1, DATA_SEED, station(i, 7)).tensors[0] for i in range(7)])
+        whole = data(1, DATA_SEED, sensors.EVERYBODY).tensors[0]
         assert sorted(map(hash, map(bytes, together.numpy()))) == sorted(map(hash, map(bytes, whole.numpy())))
-    assert sensors.test_data(1, None).tensors[0].equal(sensors.test_data(1, sensors.EVERYBODY).tensors[0])
+    central = sensors.test_data(1, DATA_SEED, None).tensors[0]
+    assert central.equal(sensors.test_data(1, DATA_SEED, sensors.EVERYBODY).tensors[0])
+
+
+def test_another_seed_is_another_city() -> None:
+    """Other weather, other counts; the task of a seed has its windows."""
+    one, other = sensors.generated(3, 1), sensors.generated(3, 2)
+    assert not np.array_equal(one.vehicles, other.vehicles, equal_nan=True)
+    assert not np.array_equal(sensors.city(1).wind, sensors.city(2).wind)
+    one_work, other_work = (sensors.test_data(0, seed, station(3)).tensors[0] for seed in (1, 2))
+    assert not one_work.equal(other_work)
 
 
 def test_a_window_is_what_was_measured() -> None:
@@ -196,14 +219,14 @@ def test_a_station_brings_its_own_hours(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     """More devices than stations, other columns, and too few hours."""
     with pytest.raises(ConfigError, match="30 stations cannot be split over 31 devices"):
-        sensors.train_data(0, station(0, 31))
+        sensors.train_data(0, DATA_SEED, station(0, 31))
     path = tmp_path / "own.csv"
     path.write_text("hours,vehicles\n0,1\n1,2\n")
     with pytest.raises(ConfigError, match=r"own\.csv: expected hours, vehicles, NO2 and wind"):
-        sensors.train_data(0, Client(id=ClientId("own"), data=path))
+        sensors.train_data(0, DATA_SEED, Client(id=ClientId("own"), data=path))
     path.write_text("hours,vehicles,no2,wind\n0,1,2,3\n1,2,3,4\n")
     with pytest.raises(ConfigError, match=r"own\.csv: 2 hours are too few"):
-        sensors.train_data(0, Client(id=ClientId("own"), data=path))
+        sensors.train_data(0, DATA_SEED, Client(id=ClientId("own"), data=path))
 
 
 def test_scenario_has_a_device_for_each_station_and_can_run_every_fold() -> None:
@@ -218,4 +241,4 @@ def test_scenario_has_a_device_for_each_station_and_can_run_every_fold() -> None
             sensors.task.initial_parameters(1).parameters, station(1), {}
         )
         assert evaluated is not None
-        assert evaluated.num_examples == len(sensors.test_data(fold, station(1)))
+        assert evaluated.num_examples == len(sensors.test_data(fold, DATA_SEED, station(1)))

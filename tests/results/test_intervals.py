@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.intervals import interval_of, over_folds, quantile, ratio_of
+from results.intervals import interval_of, over_folds, over_seeds, quantile, ratio_of
 
 
 def test_interval_of_independent_values_is_students() -> None:
@@ -26,6 +26,12 @@ def test_seeds_count_only_by_their_mean_in_each_fold() -> None:
     """More seeds of the same folds are no more data: the interval is that of the means."""
     noisy = {(seed, fold): fold + sign for seed, sign in ((1, -3.0), (2, 3.0)) for fold in range(4)}
     assert over_folds(noisy, n_folds=4) == over_folds({(1, fold): float(fold) for fold in range(4)}, n_folds=4)
+
+
+def test_seeds_with_data_of_their_own_are_independent() -> None:
+    """Their means over folds, whatever the folds are among themselves: Student's interval of these."""
+    values = {(seed, fold): seed + off for seed in range(1, 6) for fold, off in enumerate((-9.0, 0.0, 9.0))}
+    assert over_seeds(values) == interval_of([1.0, 2.0, 3.0, 4.0, 5.0])
 
 
 def test_interval_of_correlated_values_holds_its_level() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from results.case import Found, Numbers, Run
 from results.use_section import use_section
-from results.uses import ALONE, CENTRAL, FEDERATED, Measure, Use
+from results.uses import ALONE, CENTRAL, FEDERATED, Baseline, Measure, Use
 
 SHARE = Measure(name="accuracy", title="accuracy")
 ERROR = Measure(name="mae", title="error", is_error=True, unit="%")
@@ -13,9 +13,17 @@ SPREAD = (-0.001, 0.0, 0.001, 0.0, 0.0)
 """Of five folds."""
 
 
-def a_use(measure: Measure) -> Use:
-    """One measure, two rates, two numbers of passes."""
-    return Use(name="hospitals", measures=(measure,), rates=(0.5, 1.0), passes=(1.0, 2.0))
+def a_use(measure: Measure, *others: Measure, is_generated: bool = False) -> Use:
+    """Two rates, two numbers of passes, chosen by the first measure."""
+    trained = Baseline(rates=(0.5, 1.0), passes=(1.0, 2.0))
+    return Use(
+        name="hospitals",
+        measures=(measure, *others),
+        chosen_by=measure.name,
+        alone=trained,
+        central=trained,
+        is_generated=is_generated,
+    )
 
 
 def found_of(measure: Measure, ours: float, theirs: float, *, spread: Sequence[float] = SPREAD) -> Found:
@@ -84,6 +92,25 @@ def test_baselines_are_taken_where_they_are_best() -> None:
     assert overall[1] == ("accuracy", "91.00 %", "90.00 %", "+1.00 [+0.87, +1.13] points", "rate x 1, passes x 2")
     assert by_device[1][1:3] == ("86.00 %", "85.00 %")  # the median of two devices lies between them
     assert by_device[1][5] == "100%"
+
+
+def test_one_setting_of_a_baseline_has_all_of_its_measures() -> None:
+    """A second measure that is better elsewhere is shown where the first is best, for one model has both."""
+    found, other = found_of(SHARE, 0.91, 0.90), Measure(name="f1", title="f1", of="all")
+    numbers = {key: {**each, "f1": 0.5} for key, each in found.numbers.items()}
+    for run in found.runs:
+        if run.arm == CENTRAL:
+            numbers[run.key()] |= {"f1 @ 1": 0.9, "f1 @ 2": 0.4}
+    rows = use_section(a_use(SHARE, other), Found(runs=found.runs, numbers=numbers), ["text"]).tables[0]
+    assert rows[2][2] == "40.00 %"
+    assert rows[1][-1] == rows[2][-1] == "rate x 1, passes x 2"
+
+
+def test_seeds_with_data_of_their_own_count_and_folds_do_not() -> None:
+    """Both seeds have the same mean over folds here: no spread, however much the folds differ."""
+    found = found_of(SHARE, 0.91, 0.90, spread=(-0.03, 0.03, -0.03, 0.03, 0.0))
+    overall = use_section(a_use(SHARE, is_generated=True), found, ["text"]).tables[0]
+    assert overall[1][3] == "+1.00 [+1.00, +1.00] points"
 
 
 def test_baseline_that_diverged_is_not_taken() -> None:

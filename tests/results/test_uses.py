@@ -5,10 +5,12 @@ import pytest
 
 from results.case import Run, Scale
 from results.federated import scenario_from
-from results.uses import ALONE, CENTRAL, FEDERATED, Measure, Use, whole
+from results.uses import ALONE, CENTRAL, FEDERATED, Baseline, Measure, Use, whole
 from tests.results.test_use_section import SHARE
 
-USE = Use(name="hospitals", measures=(SHARE, Measure(name="loss", title="loss", is_error=True)), passes=(0.5, 1.0))
+LOSS = Measure(name="loss", title="loss", is_error=True)
+TRAINED = Baseline(passes=(0.5, 1.0))
+USE = Use(name="hospitals", measures=(SHARE, LOSS), chosen_by="loss", alone=TRAINED, central=TRAINED)
 
 
 def computed(arm: str, **options: float) -> dict[str, Any]:
@@ -34,10 +36,11 @@ def test_baselines_are_measured_after_each_number_of_passes() -> None:
 
 
 def test_runs_are_all_arms_of_every_seed_and_fold() -> None:
-    """The baselines at every rate; a use whose training is long may do with fewer seeds."""
+    """Each baseline at every one of its rates."""
     scale = Scale(seeds=range(1, 6), folds=range(5))
     assert len(USE.runs(scale)) == 5 * 5 * (1 + 2 * 3)
-    assert len(Use(name="hospitals", measures=(SHARE,), most_seeds=2).runs(scale)) == 2 * 5 * 7
+    use = Use(name="hospitals", measures=(LOSS,), chosen_by="loss", alone=Baseline(rates=(0.1, 1.0)))
+    assert len(use.runs(scale)) == 5 * 5 * (1 + 2 + 3)
 
 
 @pytest.mark.parametrize("stop", [{"rounds": 20, "metric": "m", "at_least": 0.9}, {"rounds": 20, "patience": 3}])
