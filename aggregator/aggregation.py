@@ -26,7 +26,6 @@ from aggregator.schedule_loading import load_rates
 from aggregator.server_algorithm import algorithm_of
 from aggregator.server_optimizers import LOWER, ServerOptimizer, advance, load_optimizer
 from aggregator.update_rows import UpdateRows
-from shared.algorithms import effective_steps
 from shared.blocking import Lane, RunBlocking
 from shared.codecs import codec_named
 from shared.errors import ConfigError, InvalidState
@@ -115,10 +114,7 @@ class Aggregation:
         data = record.data if record.data is not None else self._part_files.open(record.lease).data
         codec = codec_named(record.codec, self.state.spec)
         scale = record.clip_scale * record.discount
-        training = self._settings.training
-        n_steps = effective_steps(
-            record.n_steps, learning_rate=self._rates.client(record.base_version), mu=training.mu or 0.0
-        )
+        n_steps = record.n_steps if record.effective_steps is None else record.effective_steps
         fold(self._rule_for(record), total, codec, data, weight=record.weight, scale=scale, n_steps=n_steps)
 
     def _rule_for(self, record: AcceptRecord) -> AggregationRule[Any]:

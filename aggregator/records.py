@@ -110,6 +110,8 @@ class AcceptRecord:
     """Mean loss of the received model, by the device's own word; of q-FedAvg alone, which weighs by it."""
     learning_rate: float | None = None
     """That it was told to train with; of q-FedAvg alone."""
+    effective_steps: float | None = None
+    """Plain steps that its training is worth, of FedProx whose steps are normalised; None: `n_steps`."""
     begins: bool = False
     """Whether the algorithm's state on the device began with it."""
     data: bytes | None = None

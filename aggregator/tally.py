@@ -14,7 +14,7 @@ from aggregator.reweighting import finishing_factor
 from aggregator.rules import clip_scale, weight_of
 from aggregator.staleness import discount, staleness
 from aggregator.track_records import TrackRecords
-from shared.algorithms import STATEFUL
+from shared.algorithms import STATEFUL, effective_steps
 from shared.errors import InvalidState, Reason
 from shared.messages import WorkOrder
 
@@ -94,19 +94,22 @@ class Tally:
             train_seconds=update.train_seconds,
             offline_seconds=update.offline_seconds,
             loss=update.loss,
-            **self._fairness(lease, update),
+            **self._training(lease, update),
             begins=self.states.begins(lease.record.work),
             data=update.data,
         )
         self.enter(record)
         return record
 
-    def _fairness(self, lease: Lease, update: Verified) -> dict[str, float]:
-        """Return what q-FedAvg weighs an update by: its device's loss, and the rate that it trained with."""
-        if self._settings.training.algorithm != "qfedavg" or update.initial_loss is None:
-            return {}
-        rate = WorkOrder.model_validate_json(lease.record.work).learning_rate
-        return {"initial_loss": update.initial_loss, "learning_rate": rate}
+    def _training(self, lease: Lease, update: Verified) -> dict[str, float]:
+        """Return what an update is folded by besides its weight: by its lease, for settings may have changed since."""
+        if self._settings.training.algorithm == "qfedavg" and update.initial_loss is not None:
+            return {"initial_loss": update.initial_loss, "learning_rate": _work(lease).learning_rate}
+        if self._settings.training.algorithm == "fedprox" and self._settings.server.normalize == "steps":
+            work = _work(lease)
+            steps = effective_steps(update.n_steps, learning_rate=work.learning_rate, mu=work.mu)
+            return {"effective_steps": steps}
+        return {}
 
     def _reweight(self, lease: Lease) -> float:
         if self._settings.server.reweight == "off":
@@ -194,3 +197,7 @@ class Tally:
         if n_accepted == self.n_folded + n_buffered + self.n_voided:
             return None
         return f"{n_accepted} accepted, {self.n_folded} folded + {n_buffered} buffered + {self.n_voided} voided"
+
+
+def _work(lease: Lease) -> WorkOrder:
+    return WorkOrder.model_validate_json(lease.record.work)

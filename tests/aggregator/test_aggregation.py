@@ -213,6 +213,18 @@ async def test_fedsgd_steps_at_the_clients_rate_with_its_decay(tmp_path: Path) -
     assert moves == [0.5, 0.25]
 
 
+async def test_normalised_steps_are_what_an_update_is_worth(tmp_path: Path) -> None:
+    """Two updates of one: d = (1/4 + 1/1.5) / 2 by steps 4 and 1.5, times the mean of the steps, 2.75: 1.2604."""
+    server = {"normalize": "steps", "weighting": "uniform"}
+    aggregation = an_aggregation(tmp_path, server=server, training={"algorithm": "fedprox", "mu": 1.0})
+    ones = np.ones(N_PARAMS, np.float32)
+    first = replace(an_accept(ones, number=1), n_steps=4)
+    second = replace(an_accept(ones, number=2), n_steps=2, effective_steps=1.5)
+    before = aggregation.state.parameters[0]
+    state = await made(aggregation, [first, second])
+    assert state.parameters[0] - before == pytest.approx(1.2604, abs=1e-4)
+
+
 async def test_update_whose_file_is_gone_is_named(tmp_path: Path) -> None:
     """Its lease stands in the error."""
     record = replace(an_accept(a_delta(1)), data=None)

@@ -8,7 +8,7 @@ import pytest
 from aggregator.leases import LeaseBook, LeaseState
 from aggregator.tally import Tally
 from shared.errors import InvalidState, Reason
-from shared.messages import Outcome
+from shared.messages import Outcome, WorkOrder
 from tests.aggregator.builders import a_lease, a_verdict, lease_name, some_settings
 
 
@@ -82,6 +82,17 @@ def test_update_after_the_close_is_surplus() -> None:
     books.tally.commit(1)
     assert books.surplus("c", base=0) is Reason.TOO_STALE
     assert books.surplus("d", base=1) is None
+
+
+def test_steps_of_fedprox_are_worth_what_its_lease_says() -> None:
+    """τ = 2 at η = 0.5 and µ = 1: (1 − (1 − 0.5)²) / 0.5 = 1.5 plain steps, though the settings name a rate of 0.1."""
+    books = Books(training={"algorithm": "fedprox", "mu": 1.0, "learning_rate": 0.1}, server={"normalize": "steps"})
+    order = WorkOrder(seed=1, algorithm="fedprox", epochs=1, learning_rate=0.5, mu=1.0)
+    record = replace(a_lease(), work=order.model_dump_json())
+    books.leases.issue(record, now=0.0, expires_at=1.0)
+    counted = books.tally.accept(books.leases[record.lease], replace(a_verdict(record.lease), n_steps=2), 1, now=1.0)
+    assert counted.effective_steps == pytest.approx(1.5)
+    assert counted.n_steps == 2
 
 
 def test_close_of_nothing_has_no_last_seq() -> None:
