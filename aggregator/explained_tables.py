@@ -153,7 +153,7 @@ def _right(*titles: str) -> list[tuple[str, str]]:
 
 
 def _lease_table(*titles: str) -> Table:
-    table = _table(*titles, "state", *_right("s", *_PARTS[:-1]), "version")
+    table = _table(*titles, "state", *_right("s", *_PARTS[:-1]), "codec", "version")
     table.add_column("why", overflow="fold")
     return table
 
@@ -163,6 +163,7 @@ def _lease_cells(lease: ExplainedLease) -> list[RenderableType]:
         Text(lease.state, style=_STYLES.get(lease.state, "")),
         _seconds(lease.seconds),
         *_split_cells(lease.time),
+        lease.codec,
         "" if lease.into is None else str(lease.into),
         Text(for_people(lease.cause)),
     ]
@@ -177,7 +178,7 @@ def _split_cells(time: TimeSplit | None) -> Sequence[str]:
 def _refusal_cells(reason: str, detail: str, *, since: int) -> list[RenderableType]:
     words = f"{reason}: {detail}" if detail else reason
     why = Text(for_people(f"{words} (since round {since})"))
-    return [Text("refused", style=_STYLES["refused"]), *[""] * (len(_PARTS) + 1), why]
+    return [Text("refused", style=_STYLES["refused"]), *[""] * (len(_PARTS) + 2), why]
 
 
 def _seconds(seconds: float | None) -> str:

@@ -61,6 +61,7 @@ class ExplainedLease:
         device_class: of the device, "" when it did not say.
         round_id: in which it was given.
         base_version: that the device was to train.
+        codec: in which its update was to travel.
         state: of `STATES`.
         cause: in words.
         reason: of the journal's outcome, None for one that counted or is open.
@@ -78,6 +79,7 @@ class ExplainedLease:
     device_class: str
     round_id: int
     base_version: int
+    codec: str
     state: str
     cause: str
     reason: str | None = None

@@ -62,6 +62,7 @@ def _check_against_the_journal(run: ExplainedRun, folder: Path) -> None:
             assert each.counts[state] == expected[state]
         for lease in each.leases:
             assert lease.cause
+            assert lease.codec == given[lease.lease].codec
             if lease.time is not None and lease.seconds is not None:
                 assert lease.time.total == pytest.approx(lease.seconds, abs=0.01)
 
