@@ -129,6 +129,11 @@ class LeaseBook:
             return _as_lease(lease, *final)
         return found
 
+    @property
+    def n_open_train(self) -> int:
+        """Train leases that are not final: an update may still come under each."""
+        return sum(n for state, n in self._counts[Kind.TRAIN].items() if not state.is_final)
+
     def issue(self, record: LeaseRecord, *, now: float, expires_at: float) -> Lease:
         """Enter a new outstanding lease.
 

@@ -66,7 +66,8 @@ class RoundMachine:
         self.tally = Tally(settings, self.leases)
         self.population = Population()
         codecs = CodecChoice(settings, update_bytes)
-        self.disk = DiskBudget(self.leases, self.tally, codecs.largest_bytes)
+        row_bytes = 0 if settings.server.rule.is_streaming else update_bytes["float32"]
+        self.disk = DiskBudget(self.leases, self.tally, codecs.largest_bytes, row_bytes)
         self.invitations = Invitations(
             settings, self.leases, self.tally, self.population, rule, codecs=codecs, lease_prefix=lease_prefix
         )

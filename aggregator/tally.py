@@ -46,6 +46,11 @@ class Tally:
         return self.version + (2 if self.is_closed else 1)
 
     @property
+    def n_buffered(self) -> int:
+        """Accepted updates of versions that are not made yet."""
+        return sum(map(len, self._accepted.values()))
+
+    @property
     def n_accepted(self) -> int:
         """Updates that count for the version after the committed one."""
         return len(self._accepted.get(self.version + 1, ()))
@@ -193,10 +198,9 @@ class Tally:
     def contradiction(self) -> str | None:
         """Return how the sums contradict the leases, None if they agree. Cheap enough for every event."""
         n_accepted = self._leases.n_accepted
-        n_buffered = sum(map(len, self._accepted.values()))
-        if n_accepted == self.n_folded + n_buffered + self.n_voided:
+        if n_accepted == self.n_folded + self.n_buffered + self.n_voided:
             return None
-        return f"{n_accepted} accepted, {self.n_folded} folded + {n_buffered} buffered + {self.n_voided} voided"
+        return f"{n_accepted} accepted, {self.n_folded} folded + {self.n_buffered} buffered + {self.n_voided} voided"
 
 
 def _work(lease: Lease) -> WorkOrder:

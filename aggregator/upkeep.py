@@ -177,7 +177,7 @@ class Upkeep:
         folder, n_params = self._opened.folder, self._opened.aggregation.state.spec.n_params
         n_kept = max(KEPT_VERSIONS, len(self._opened.models))
         disk = await self._run_blocking(Lane.DISK, partial(_look, folder, 4 * n_params, n_kept))
-        budget = disk.free + disk.ours
+        budget = disk.free + disk.ours + self._opened.machine.disk.rows_there
         if (at_most := self._opened.settings.output.disk_bytes) is not None:
             budget = min(budget, at_most)
         for_updates = budget - disk.for_versions - SPARE_BYTES
@@ -197,7 +197,7 @@ class Upkeep:
         n_updates = self._opened.settings.round.quorum_count
         opened = self._opened
         codecs = CodecChoice(opened.settings, sizes_of(opened.aggregation.state.spec))
-        needed = codecs.usual_bytes * n_updates
+        needed = (codecs.usual_bytes + opened.machine.disk.row_bytes) * n_updates
         if for_updates < needed and not self._is_small:
             log.warning(
                 "disk_too_small_for_a_round",

@@ -101,15 +101,31 @@ def test_version_for_which_there_is_no_space_is_made_when_there_is() -> None:
     assert engine.machine.version == 1
 
 
-@given(st.integers(-(10**9), 10**9), st.integers(1, 10**7), st.integers(0, 20), st.integers(0, 50))
-def test_what_is_given_always_fits(for_updates: int, max_bytes: int, n_open: int, wanted: int) -> None:
+@given(
+    st.integers(-(10**9), 10**9), st.integers(1, 10**7), st.integers(0, 10**7), st.integers(0, 20), st.integers(0, 50)
+)
+def test_what_is_given_always_fits(for_updates: int, max_bytes: int, row_bytes: int, n_open: int, wanted: int) -> None:
     """Promised and new together never exceed the budget, and one more than given would, unless no more was wanted."""
     machine: RoundMachine = a_machine(some_settings())
     for i in range(n_open):
         machine.leases.issue(a_lease(i + 1, f"d{i}"), now=0.0, expires_at=1.0)
-    budget = DiskBudget(machine.leases, machine.tally, max_bytes)
+    budget = DiskBudget(machine.leases, machine.tally, max_bytes, row_bytes)
     budget.for_updates = for_updates
     n = budget.n_leases(wanted)
     assert 0 <= n <= wanted
-    assert n == 0 or budget.promised + n * max_bytes <= for_updates
-    assert n == wanted or budget.promised + (n + 1) * max_bytes > for_updates
+    each = max_bytes + row_bytes
+    assert n == 0 or budget.promised + n * each <= for_updates
+    assert n == wanted or budget.promised + (n + 1) * each > for_updates
+
+
+def test_rule_over_a_cohort_has_room_for_a_row_of_each_update() -> None:
+    """A median's float32 row beside each update, of open leases and of what was accepted; the mean's none."""
+    rowless, engine = reporting(), reporting(server={"rule": "median"})
+    assert rowless.machine.disk.row_bytes == rowless.machine.disk.rows_there == 0
+    row = engine.machine.disk.row_bytes
+    assert row > 0
+    assert engine.machine.disk.promised == rowless.machine.disk.promised + row * len(SIX)
+    engine.report(*SIX[:2])
+    rowless.report(*SIX[:2])
+    assert engine.machine.disk.rows_there == 2 * row
+    assert engine.machine.disk.promised == rowless.machine.disk.promised + row * len(SIX)
