@@ -122,9 +122,10 @@ def _how(use: Use, found: Found) -> str:
 def _grid(use: Use, found: Found, arm: str) -> str:
     rates = ", ".join(f"{rate:.2g}" for rate in found.options(arm, "rate"))
     passes = ", ".join(f"{multiple:g}" for multiple in use.baseline(arm).passes)
+    size = use.baseline(arm).batch_size
     return (
-        f"at {rates} times the scenario's learning rate and evaluated after {passes} times the passes that a device of "
-        "the federated run makes"
+        f"at {rates} times the scenario's learning rate{'' if size is None else f' in batches of {size}'} and "
+        f"evaluated after {passes} times the passes that a device of the federated run makes"
     )
 
 

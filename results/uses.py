@@ -9,7 +9,7 @@ Not here: what is said of the numbers (`use_section.py`).
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -62,10 +62,12 @@ class Baseline:
         rates: learning rates, as multiples of the scenario's.
         passes: after which it is evaluated, as multiples of those that a device of the federated run makes; ascending.
             The scenario's schedule of rates is stretched over the last of them.
+        batch_size: None: the scenario's.
     """
 
     rates: Sequence[float] = (1 / 3, 1.0, 3.0)
     passes: Sequence[float] = (0.25, 0.5, 1.0, 2.0)
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,8 @@ class Use:
                 factor = _schedule(settings).factor(round(first * rounds_per_pass))
                 rate = settings.training.learning_rate * run.options["rate"] * factor
                 work = _work(settings, epochs, [run.seed, *part, number], rate, state)
+                if (batch_size := self.baseline(run.arm).batch_size) is not None:
+                    work = replace(work, batch_size=batch_size)
                 trained = task.train(parameters, work, client)
                 assert trained.parameters is not None
                 parameters, state, number = {**parameters, **trained.parameters}, trained.state, number + 1

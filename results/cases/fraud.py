@@ -40,7 +40,7 @@ case = Fraud(
         Measure(name="loss", title="loss", is_error=True, unit="%", of="both"),
     ),
     chosen_by="loss",
-    alone=Baseline(rates=(1 / 3, 1.0), passes=(0.25, 0.5, 1.0)),
-    central=Baseline(rates=(1 / 3, 1.0), passes=(0.25, 0.5, 1.0)),
+    alone=Baseline(passes=(0.25, 0.5, 1.0)),
+    central=Baseline(passes=(0.25, 0.5, 1.0)),
     is_generated=True,
 )
