@@ -23,7 +23,7 @@ from aggregator.learning_settings import AUTO
 from shared.codecs import CODECS, codec_named
 from shared.parameters import ParameterSpec
 
-__all__ = ["LEAST_FOR_ONE_BIT", "CodecChoice", "choose", "sizes_of", "usable_of"]
+__all__ = ["LEAST_FOR_ONE_BIT", "CodecChoice", "choose", "one_bit_doubt", "sizes_of", "usable_of"]
 
 ONE_BIT = "one-bit"
 LEAST_FOR_ONE_BIT = 20
@@ -150,6 +150,17 @@ def _averages(settings: Settings) -> bool:
     server = settings.server
     is_bounded = server.max_norm is not None or server.clip_norm is not None
     return server.rule.name == "mean" and not is_bounded and settings.training.algorithm in _AVERAGED
+
+
+def one_bit_doubt(settings: Settings) -> str | None:
+    """Return why one bit a value, asked for by name, will not average out in this run; None: it will, or was not."""
+    if settings.training.codec != ONE_BIT:
+        return None
+    if not _averages(settings):
+        return "something here looks at single updates: a rule, a bound on norms, or an algorithm's state or weight"
+    if settings.round.report_goal < LEAST_FOR_ONE_BIT:
+        return f"round.report_goal = {settings.round.report_goal} averages fewer than {LEAST_FOR_ONE_BIT} updates"
+    return None
 
 
 def sizes_of(spec: ParameterSpec) -> Mapping[str, int]:

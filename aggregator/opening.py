@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 
 from aggregator.aggregation import Aggregation
-from aggregator.codec_choice import CodecChoice, sizes_of
+from aggregator.codec_choice import CodecChoice, one_bit_doubt, sizes_of
 from aggregator.config import Settings
 from aggregator.evaluation import Evaluator, central_metrics
 from aggregator.journal import Journal, read_journal
@@ -290,6 +290,8 @@ async def _note_settings(settings: Settings, journal: Journal, recovered: Recove
                 "accepted_with_the_old": machine.tally.n_accepted,
             }
         log.warning("settings_changed", changes=changes, building_version=building, **facts)
+    if (cause := one_bit_doubt(settings)) is not None:
+        log.warning("one_bit_does_not_average_out", cause=cause, hint='training.codec = "auto", or "int8"')
     await journal.append(ConfigRecord(digest=digest, settings=settings_json(settings), from_version=building))
 
 

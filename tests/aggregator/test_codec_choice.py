@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.codec_choice import LEAST_FOR_ONE_BIT, CodecChoice, choose, usable_of
+from aggregator.codec_choice import LEAST_FOR_ONE_BIT, CodecChoice, choose, one_bit_doubt, usable_of
 from shared.codecs import CODECS
 from tests.aggregator.builders import some_settings
 
@@ -171,3 +171,24 @@ def test_bytes_of_a_lease_are_those_of_its_codec() -> None:
     assert [choice.bytes_of(name) for name in CODECS] == [codec.encoded_bytes(N_PARAMS) for codec in CODECS.values()]
     limited = CodecChoice(some_settings(transfer={"max_update_bytes": 300_000}), SIZES)
     assert limited.largest_bytes == limited.bytes_of("int8") == 300_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({}, None),
+        ({"training": {"codec": "int8"}, "round": {"report_goal": 5}}, None),
+        ({"round": {"report_goal": 5}}, "report_goal = 5 averages fewer than 20"),
+        ({"server": {"rule": "median"}}, "looks at single updates"),
+        ({"server": {"clip_norm": 1.0}}, "looks at single updates"),
+        ({"training": {"codec": "one-bit", "algorithm": "qfedavg", "q": 1.0}}, "looks at single updates"),
+    ],
+)
+def test_one_bit_by_name_is_doubted_where_its_error_does_not_average_out(
+    changes: dict[str, Any], cause: str | None
+) -> None:
+    """As "auto" would not have chosen it."""
+    tables = {"training": {"codec": "one-bit"}, "round": LARGE_ROUND, **changes}
+    doubt = one_bit_doubt(some_settings(**tables))
+    assert (doubt is None) == (cause is None)
+    assert cause is None or cause in str(doubt)

@@ -236,6 +236,16 @@ async def test_changed_settings_are_journalled_and_said(tmp_path: Path) -> None:
     assert not [each for each in logs if each["event"] == "settings_changed"]
 
 
+async def test_one_bit_that_does_not_average_out_is_said_once(tmp_path: Path) -> None:
+    """With the settings that ask for it, and not at each start."""
+    settings = some_settings(tmp_path, training={"codec": "one-bit"})
+    for expected in (1, 0):
+        with capture_logs() as logs:
+            async with opened(settings):
+                pass
+        assert sum(each["event"] == "one_bit_does_not_average_out" for each in logs) == expected
+
+
 async def test_update_limit_under_the_model_is_refused(tmp_path: Path) -> None:
     """Nobody could report: said before anything starts, with the number that would do."""
     with pytest.raises(ConfigError, match="32 bytes") as caught:
