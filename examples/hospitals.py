@@ -83,12 +83,12 @@ def all_cases() -> Examples:
 
 
 @functools.cache
-def cases(site: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def cases(site: int, seed: int = SPLIT_SEED) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the benign and the malignant cases of a site, as indexes of `all_cases`, in an order of their own."""
     labels = all_cases()[1]
     dealt = []
     for label, counts in ((0, [each.n_benign for each in SITES]), (1, [each.n_malignant for each in SITES])):
-        order = np.random.default_rng([SPLIT_SEED, label]).permutation(np.flatnonzero(labels == label))
+        order = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
         dealt.append(np.split(order, np.cumsum(counts)[:-1])[site])
     return dealt[0], dealt[1]
 
@@ -108,7 +108,7 @@ def from_file(path: Path) -> Examples:
 
 
 @functools.cache
-def divided(client: Client | None, fold: int) -> tuple[Examples, Examples]:
+def divided(client: Client | None, fold: int, seed: int = SPLIT_SEED) -> tuple[Examples, Examples]:
     """Return what a client trains on, and what is held out of that; the aggregator (None) has what all hold out.
 
     Raises:
@@ -119,7 +119,7 @@ def divided(client: Client | None, fold: int) -> tuple[Examples, Examples]:
         kinds = [np.flatnonzero(labels == label) for label in (0, 1)]
     else:
         inputs, labels = all_cases()
-        kinds = [kind for site in _sites(client) for kind in cases(site)]
+        kinds = [kind for site in _sites(client) for kind in cases(site, seed)]
     held_out = np.concatenate([kind[fold::N_FOLDS] for kind in kinds])
     kept = np.concatenate([np.delete(kind, np.s_[fold::N_FOLDS]) for kind in kinds])
     return (inputs[kept], labels[kept]), (inputs[held_out], labels[held_out])
@@ -165,11 +165,11 @@ def metrics(model: nn.Module, batch: Batch) -> dict[str, Ratio]:
     }
 
 
-def task_of(fold: int) -> TorchTask:
-    """Return the task in which the `fold`-th fifth of each site's cases is held out."""
+def task_of(fold: int, seed: int = SPLIT_SEED) -> TorchTask:
+    """Return the task in which the `fold`-th fifth of each site's cases is held out; another seed deals them anew."""
 
     def dataset(client: Client | None, part: int) -> TensorDataset:
-        inputs, labels = divided(client, fold)[part]
+        inputs, labels = divided(client, fold, seed)[part]
         return TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     return TorchTask(

@@ -151,18 +151,34 @@ def windows(blocks: list[str]) -> TensorDataset:
     return TensorDataset(torch.from_numpy(np.concatenate(inputs)), torch.from_numpy(np.concatenate(targets)))
 
 
+def fold_of(n_blocks: int, seed: int | None) -> list[int]:
+    """Return in which fold each block of a text is held out: every fifth in the same, or by a seed."""
+    order = np.arange(n_blocks) if seed is None else np.random.default_rng([seed, n_blocks]).permutation(n_blocks)
+    return [int(place) % N_FOLDS for place in order]
+
+
+def divided(fold: int, seed: int | None, client: Client, *, is_held_out: bool) -> TensorDataset:
+    """Return the windows of a device's blocks that are, or are not, of a fold."""
+    return windows(
+        [
+            block
+            for text in blocks_of(client)
+            for of, block in zip(fold_of(len(text), seed), text, strict=True)
+            if (of == fold) is is_held_out
+        ]
+    )
+
+
 @functools.cache
-def train_data(fold: int, client: Client) -> TensorDataset:
+def train_data(fold: int, seed: int | None, client: Client) -> TensorDataset:
     """Return what a device learns from: its text but for the blocks of a fold."""
-    texts = blocks_of(client)
-    return windows([block for text in texts for i, block in enumerate(text) if i % N_FOLDS != fold])
+    return divided(fold, seed, client, is_held_out=False)
 
 
 @functools.cache
-def test_data(fold: int, client: Client | None) -> TensorDataset:
+def test_data(fold: int, seed: int | None, client: Client | None) -> TensorDataset:
     """Return the blocks of a fold: of a device's own text; for the aggregator (None) of every family's."""
-    texts = blocks_of(client or EVERYBODY)
-    return windows([block for text in texts for i, block in enumerate(text) if i % N_FOLDS == fold])
+    return divided(fold, seed, client or EVERYBODY, is_held_out=True)
 
 
 class NextCharacter(nn.Module):
@@ -196,14 +212,19 @@ def metrics(model: nn.Module, batch: Batch) -> dict[str, Ratio]:
     return {"bits_per_character": Ratio(bits, len(wanted)), "accuracy": Ratio(right, len(wanted))}
 
 
-def task_of(fold: int) -> TorchTask:
-    """Return the task whose devices are tested on fold `fold` of 0..4, and learn from the other four."""
+def task_of(fold: int, seed: int | None = None) -> TorchTask:
+    """Return the task whose devices are tested on fold `fold` of 0..4, and learn from the other four.
+
+    Args:
+        fold: of 0..4.
+        seed: by which blocks are divided into folds; None: every fifth block, from the fold's on.
+    """
     return TorchTask(
         model=NextCharacter,
         loss=loss,
         metrics=metrics,
-        train_data=functools.partial(train_data, fold),
-        test_data=functools.partial(test_data, fold),
+        train_data=functools.partial(train_data, fold, seed),
+        test_data=functools.partial(test_data, fold, seed),
         max_gradient_norm=1.0,
     )
 

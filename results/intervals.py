@@ -6,8 +6,9 @@ of them is too narrow. The corrected resampled t-test of Nadeau and Bengio, "Inf
 of s²/J; Bouckaert and Frank (PAKDD 2004) use it for cross-validation. k folds have n_test/n_train = 1/(k − 1).
 
 Seeds that go over the same folds repeat their test data altogether. `over_folds` therefore takes the mean over seeds
-first, and only the folds count: J = k, with k − 1 degrees of freedom. Seeds of which each has data of its own are
-independent: `over_seeds` takes the mean over folds first, and Student's interval over the seeds.
+first, and only the folds count: J = k, with k − 1 degrees of freedom. Where each of r seeds divides the data anew, all
+J = rk differences count (`over_splits`), which is Bouckaert and Frank's repeated cross-validation. Seeds of which each
+has data of its own are independent: `over_seeds` takes the mean over folds first, and Student's interval over seeds.
 
 Not here: what is compared (`cases/`), sentences and tables (`page.py`).
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student
 
-__all__ = ["Interval", "interval_of", "over_folds", "over_seeds", "quantile", "ratio_of"]
+__all__ = ["Interval", "interval_of", "over_folds", "over_seeds", "over_splits", "quantile", "ratio_of"]
 
 LEVEL = 0.95
 
@@ -86,6 +87,16 @@ def over_folds(values: Mapping[tuple[int, int], float], *, n_folds: int) -> Inte
     folds = sorted({fold for _, fold in values})
     means = [statistics.fmean(value for (_, of), value in values.items() if of == fold) for fold in folds]
     return interval_of(means, test_to_train=1 / (n_folds - 1))
+
+
+def over_splits(values: Mapping[tuple[int, int], float], *, n_folds: int) -> Interval:
+    """Return mean and interval of differences over seeds x folds, each seed with folds of its own: see above.
+
+    Args:
+        values: by (seed, fold).
+        n_folds: into which a seed divides the data, >= 2, however many of them were computed.
+    """
+    return interval_of(list(values.values()), test_to_train=1 / (n_folds - 1))
 
 
 def over_seeds(values: Mapping[tuple[int, int], float]) -> Interval:

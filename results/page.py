@@ -30,11 +30,14 @@ only the page from the numbers that are there.
 * **Brackets** are 95 % intervals of paired differences: what is compared has the same seed and the same held-out data.
   Folds share training data, so a plain t-test over them would promise too much; these are those of the corrected
   resampled t-test (Nadeau and Bengio, 2003): the variance of a mean over k folds is (1/k + 1/(k − 1)) s², not s²/k, and
-  of several seeds on the same fold only their mean counts. Where nothing but the seed differs it is Student's.
+  of several seeds on the same fold only their mean counts; where each of r seeds has folds of its own, it is (1/(rk) +
+  1/(k − 1)) s² of all rk differences. Where each seed has data of its own, or nothing but the seed differs, it is
+  Student's over the seeds.
 * **The median device**: each device is compared with itself, on its own held-out data; the median over the devices is
   one number a run.
 * **Baselines** get what favours them: their learning rate and number of passes are the best of a grid, by the very
-  test data that they are then compared on. The federated side keeps the settings of its scenario.
+  test data that they are then compared on. A use whose trainings take a minute had most of its grid tried on one fold
+  beforehand. The federated side keeps the settings of its scenario.
 * **The numbers** of every single run are in [docs/results](results), a file a case.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from results.case import N_FOLDS, Found, Numbers, Section, Verdict
-from results.intervals import Interval, over_folds, over_seeds, quantile
+from results.intervals import Interval, over_seeds, over_splits, quantile
 from results.page import said
 from results.pictures import draw_intervals
 from results.uses import ALONE, CENTRAL, FEDERATED, Measure, Use
@@ -111,11 +111,13 @@ def _how(use: Use, found: Found) -> str:
     rounds = int(cast(float, runs[0][1]["rounds"]))
     n_seeds, n_folds = len({run.seed for run, _ in runs}), len({run.fold for run, _ in runs})
     title = next(measure.title for measure in use.measures if measure.name == use.chosen_by)
-    of_seeds = "each with data of its own, " if use.is_generated else ""
+    central, alone = _grid(use, found, CENTRAL), _grid(use, found, ALONE)
+    trained = f"All data in one place were trained {central}; every device alone {alone}."
+    if central == alone:
+        trained = f"Both baselines were trained {central}."
     return (
-        f"{n_seeds} seeds, {of_seeds}{n_folds} folds of {N_FOLDS}, {rounds} rounds each. All data in one place were "
-        f"trained {_grid(use, found, CENTRAL)}; every device alone {_grid(use, found, ALONE)}. Shown is the best of "
-        f"these settings by the {title}, once for all figures."
+        f"{n_seeds} seeds, each with {use.seeds_draw} of its own, {n_folds} folds of {N_FOLDS}, {rounds} rounds each. "
+        f"{trained} Shown is the best of these settings by the {title}, once for all figures."
     )
 
 
@@ -204,7 +206,7 @@ def _best(use: Use, found: Found, arm: str) -> tuple[float, float]:
 
 
 def _interval(use: Use, values: Mapping[Place, float]) -> Interval:
-    return over_seeds(values) if use.is_generated else over_folds(values, n_folds=N_FOLDS)
+    return over_seeds(values) if use.seeds_draw == "data" else over_splits(values, n_folds=N_FOLDS)
 
 
 def _difference(measure: Measure, ours: float, theirs: float) -> float:

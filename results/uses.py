@@ -21,7 +21,7 @@ from aggregator.schedules import Schedule, built_in_schedule
 from results.case import Numbers, Run, Scale
 from results.federated import federate, scenario_from
 from results.sources import ROOT
-from shared.task import Arrays, Client, ClientId, Metric, Task, Work, load_task
+from shared.task import Arrays, Client, ClientId, Metric, Task, Work
 from simulator.run_settings import settings_of
 from simulator.scenario import Scenario
 
@@ -78,18 +78,19 @@ class Use:
         name: of the module in `examples/`, of its scenario and of the case.
         measures: metrics of the task.
         chosen_by: the measure by which rate and passes of the baselines are chosen: one model has all of its measures.
+        seeds_draw: what is another one for every seed, besides the course of training: how the data are divided, or
+            the data themselves.
         alone: of every device alone.
         central: of all data in one place.
-        is_generated: whether the data are another draw for every seed, else every seed divides the same ones.
         n_passes: that a device of the federated run makes; None: by the scenario's epochs.
     """
 
     name: str
     measures: Sequence[Measure]
     chosen_by: str
+    seeds_draw: Literal["folds", "data"]
     alone: Baseline = Baseline()
     central: Baseline = Baseline()
-    is_generated: bool = False
     n_passes: int | None = None
 
     @property
@@ -123,7 +124,7 @@ class Use:
         """
         scenario = whole(scenario_from(self.path, {"seed": run.seed}), shrink=run.options.get("shrink", 1))
         settings, _ = settings_of(scenario, self.path, None)
-        task = self._task(run)
+        task: Task = importlib.import_module(f"examples.{self.name}").task_of(run.fold, run.seed)
         devices = [Client(id=ClientId(device.id), partition=device.partition) for device in scenario.plan()]
         if run.arm == FEDERATED:
             found = federate(scenario, task, path=self.path)
@@ -152,12 +153,6 @@ class Use:
     def baseline(self, arm: str) -> Baseline:
         """Return how an arm that is not the federated one is trained."""
         return self.alone if arm == ALONE else self.central
-
-    def _task(self, run: Run) -> Task:
-        if not self.is_generated:
-            return load_task(f"examples.{self.name}:fold_{run.fold}", ROOT)
-        task: Task = importlib.import_module(f"examples.{self.name}").task_of(run.fold, run.seed)
-        return task
 
     def _n_passes(self, settings: Settings, n_devices: int) -> int:
         """Return how often a device of the federated run goes over its data."""

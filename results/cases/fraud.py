@@ -40,7 +40,7 @@ case = Fraud(
         Measure(name="loss", title="loss", is_error=True, unit="%", of="both"),
     ),
     chosen_by="loss",
+    seeds_draw="data",
     alone=Baseline(passes=(0.25, 0.5, 1.0)),
     central=Baseline(passes=(0.25, 0.5, 1.0)),
-    is_generated=True,
 )

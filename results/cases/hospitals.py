@@ -41,4 +41,5 @@ case = Hospitals(
         Measure(name="loss", title="loss", is_error=True, unit="", of="devices"),
     ),
     chosen_by="loss",
+    seeds_draw="folds",
 )

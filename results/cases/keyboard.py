@@ -34,6 +34,7 @@ case = Keyboard(
     name="keyboard",
     measures=(Measure(name="bits_per_character", title="bits a character", is_error=True, unit="%"),),
     chosen_by="bits_per_character",
+    seeds_draw="folds",
     # of rates from 1/3 to 2, batches of 8 and 16, and passes to twice as many: the best on fold 0
     alone=Baseline(rates=(2.0,), passes=(0.25, 0.5)),
     central=Baseline(rates=(4 / 3,), passes=(0.5, 1.0), batch_size=16),

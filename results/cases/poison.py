@@ -21,7 +21,7 @@ SETTLED = 3
 WITHIN = 5.0
 RATE, EPOCHS, BATCH = 0.05, 2, 10
 CONCENTRATION = 0.5
-DEALS: Mapping[str, Deal] = MappingProxyType({"alike": "alike", "uneven": "dirichlet"})
+DEALS: Mapping[str, Deal] = MappingProxyType({"alike": "alike", "uneven": "dirichlet", "few": "shards"})
 RADIUS = 1.0
 """About the 2-norm of an honest update in the first rounds; later ones are shorter."""
 RULES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -51,7 +51,7 @@ ATTACKS: Mapping[str, Mapping[str, Any] | None] = MappingProxyType(
         "no numbers": {"kind": "nan"},
     }
 )
-TITLES = {"alike": "data alike", "uneven": "uneven data"}
+TITLES = {"alike": "data alike", "uneven": "uneven data", "few": "two digits or three a device"}
 
 
 class Poison:
@@ -62,7 +62,7 @@ class Poison:
     sources: Sequence[str] = ()
 
     def runs(self, scale: Scale) -> Sequence[Run]:
-        """Every rule under every attack, with data alike and uneven; quick: two of each."""
+        """Every rule under every attack, with each deal of the data; quick: two of each."""
         rules = ("mean", "median") if scale.is_quick else tuple(RULES)
         attacks = ("none", "sign flip") if scale.is_quick else tuple(ATTACKS)
         return [
@@ -140,15 +140,19 @@ class Poison:
                     )
                 ]
             )
-            words.append(
-                f"With {TITLES[deal]} {best} keeps the most: its worst attack, {against}, costs {said(lost, '.1f')} "
-                "points against the mean that nobody attacks."
+            when = (
+                "even without an attack it costs" if against == "none" else f"at its worst, under {against}, it costs"
             )
+            words.append(
+                f"With {TITLES[deal]} {best} keeps the most: {when} {said(lost, '.1f')} points against the mean that "
+                "nobody attacks."
+            )
+            words += _unstopped(found, deal, rules, attacks)
             if deal == "alike":
                 verdicts.append(
                     Verdict(
                         target=f"a fifth poisoned, data alike: the best rule within {WITHIN:g} points of no attack",
-                        found=f"{best}: {said(lost, '.1f')} points at its worst attack, {against}",
+                        found=f"{best}: {said(lost, '.1f')} points in its worst column, {against}",
                         outcome="met" if lost.mean <= WITHIN else "missed",
                     )
                 )
@@ -156,18 +160,18 @@ class Poison:
             text=[
                 f"Softmax regression on the digits, {N_DEVICES} devices of which {N_BAD} attack in every round, f = "
                 f"{N_BAD}; {N_ROUNDS} rounds, {N_SEEDS} seeds, the mean accuracy of the last {SETTLED} rounds. Data "
-                f"are dealt alike, or by Dirichlet({CONCENTRATION:g}) over the labels. Attackers send "
-                "four times their update backwards (*sign flip*), twice their common mean backwards (*inner product*), "
-                "their mean less 1.5 standard deviations (*a little*), what they learned with label 9 − y (*label "
-                "flip*), noise ten times as long as their update, or no numbers, which are refused before any rule "
-                "sees them. "
+                f"are dealt alike, by Dirichlet({CONCENTRATION:g}) over the labels, or in two shards of the sorted "
+                "images a device, two digits or three. Attackers send four times their update backwards (*sign flip*), "
+                "twice their common mean backwards (*inner product*), their mean less 1.5 standard deviations (*a "
+                "little*), what they learned with label 9 − y (*label flip*), noise ten times as long as their update, "
+                "or no numbers, which are refused before any rule sees them. "
                 f"Clipping is to a 2-norm of {RADIUS:g}. Rules are ordered by their worst attack.",
             ],
             tables=tables,
             meaning=" ".join(words)
-            + " No rule stops what stays within the honest spread: wrong labels on uneven data look like one more kind "
-            "of device, and a rule that leaves out the unusual leaves out honest devices with unusual data, which the "
-            "column without an attack shows.",
+            + " The column without an attack shows what a rule costs by itself: whoever leaves out the unusual leaves "
+            "out honest devices with unusual data. Accuracy does not show a backdoor that stays within the honest "
+            "spread, which none of these rules stops ([what no rule stops](robust.md#what-no-rule-stops)).",
             verdicts=verdicts,
             picture="accuracy over rounds under sign flip, and under a little, with data alike",
         )
@@ -185,6 +189,19 @@ class Poison:
                 x=f"round, {attack}",
                 y="accuracy, mean over seeds",
             )
+
+
+def _unstopped(found: Found, deal: str, rules: Sequence[str], attacks: Sequence[str]) -> list[str]:
+    """Return a sentence on what costs even the rule that withstands it best more than the bound."""
+    plain = statistics.fmean(_settled(found, deal, "mean", "none"))
+    lost = {}
+    for attack in attacks:
+        kept, rule = max((statistics.fmean(_settled(found, deal, rule, attack)), rule) for rule in rules)
+        if attack != "none" and 100 * (plain - kept) > WITHIN:
+            lost[attack] = f"{attack} ({rule}, {100 * (plain - kept):.1f} points less)"
+    if not lost:
+        return [f"Each of these attacks is held within {WITHIN:g} points by some rule."]
+    return [f"No rule holds within {WITHIN:g} points: {', '.join(lost.values())}."]
 
 
 def _settled(found: Found, deal: str, rule: str, attack: str) -> list[float]:

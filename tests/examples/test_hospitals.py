@@ -78,6 +78,13 @@ def test_one_place_has_what_all_sites_have(fold: int) -> None:
     assert rows(divided(None, fold)[1]) == together
 
 
+def test_another_seed_deals_the_same_cases_otherwise() -> None:
+    """Nobody's case is lost or doubled, and the university has other ones."""
+    assert rows(divided(None, 0, 1)[1]) != rows(divided(None, 0, 2)[1])
+    whole = [rows(*(divided(TOGETHER, 0, seed)[part] for part in (0, 1))) for seed in (1, 2)]
+    assert whole[0] == whole[1]
+
+
 def test_scaling_asks_no_data() -> None:
     """A case is scaled alike whoever comes along with it, and a tenth more is the same step for every size."""
     measured = load_breast_cancer(return_X_y=True)[0]

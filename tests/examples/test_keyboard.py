@@ -83,8 +83,8 @@ def test_blocks_are_the_text_and_no_paragraph_is_cut() -> None:
 def test_each_block_is_held_out_in_one_fold_and_learned_from_in_four(client: Client | None) -> None:
     """Folds are disjoint, their union is everything, and no block is in both parts of one."""
     learner = client or keyboard.EVERYBODY
-    held_out = [set(blocks_in(keyboard.test_data(fold, client))) for fold in range(5)]
-    learned = [set(blocks_in(keyboard.train_data(fold, learner))) for fold in range(5)]
+    held_out = [set(blocks_in(keyboard.test_data(fold, None, client))) for fold in range(5)]
+    learned = [set(blocks_in(keyboard.train_data(fold, None, learner))) for fold in range(5)]
     assert all(held_out)
     assert all(not a & b for a, b in combinations(held_out, 2))
     whole = set().union(*held_out)
@@ -95,9 +95,10 @@ def test_each_block_is_held_out_in_one_fold_and_learned_from_in_four(client: Cli
 def test_one_place_has_what_the_phones_have_together(n: int) -> None:
     """For training and for testing, with as many phones as there are families or with fewer."""
     for data in (keyboard.train_data, keyboard.test_data):
-        together = [block for i in range(n) for block in blocks_in(data(3, phone(i, n)))]
-        assert sorted(together) == sorted(blocks_in(data(3, keyboard.EVERYBODY)))
-    assert keyboard.test_data(3, None).tensors[0].equal(keyboard.test_data(3, keyboard.EVERYBODY).tensors[0])
+        together = [block for i in range(n) for block in blocks_in(data(3, None, phone(i, n)))]
+        assert sorted(together) == sorted(blocks_in(data(3, None, keyboard.EVERYBODY)))
+    central = keyboard.test_data(3, None, None).tensors[0]
+    assert central.equal(keyboard.test_data(3, None, keyboard.EVERYBODY).tensors[0])
 
 
 def test_each_character_is_predicted_once_from_those_before_it() -> None:
@@ -133,7 +134,7 @@ def test_a_model_that_knows_nothing_needs_the_bits_of_its_symbols() -> None:
     assert evaluated is not None
     cost = evaluated.metrics["bits_per_character"]
     assert isinstance(cost, Ratio)
-    assert cost.denominator == sum(map(len, blocks_in(keyboard.test_data(0, None))))
+    assert cost.denominator == sum(map(len, blocks_in(keyboard.test_data(0, None, None))))
     assert cost.numerator / cost.denominator == pytest.approx(math.log2(N_SYMBOLS), rel=1e-5)
 
 
@@ -144,7 +145,7 @@ def test_a_model_that_is_sure_and_right_needs_no_bits() -> None:
         def forward(self, given: torch.Tensor) -> torch.Tensor:
             return 50.0 * nn.functional.one_hot(wanted.clamp(min=0), N_SYMBOLS).float()
 
-    given, wanted = keyboard.test_data(0, phone(SMALL)).tensors
+    given, wanted = keyboard.test_data(0, None, phone(SMALL)).tensors
     found = keyboard.metrics(Told(), (given, wanted))
     assert found["accuracy"].numerator == found["accuracy"].denominator > 1000
     assert found["bits_per_character"].numerator < 1e-6 * found["bits_per_character"].denominator
@@ -155,15 +156,15 @@ def test_a_phone_learns_from_its_text() -> None:
     start = keyboard.task.initial_parameters(1).parameters
     trained = keyboard.task.train(start, some_work(epochs=2), phone(SMALL))
     assert trained.parameters is not None
-    assert trained.num_examples == len(keyboard.train_data(0, phone(SMALL)))
+    assert trained.num_examples == len(keyboard.train_data(0, None, phone(SMALL)))
     assert bits(trained.parameters, phone(SMALL)) < 0.8 * bits(start, phone(SMALL))
 
 
 @pytest.mark.timeout(60)
 def test_split_is_the_same_in_another_process() -> None:
     """Two phones that run the same Python agree on who has what."""
-    program = "from examples.keyboard import test_data; print(test_data(2, None).tensors[0].tolist())"
-    assert task_work.printed_elsewhere(program) == str(keyboard.test_data(2, None).tensors[0].tolist())
+    program = "from examples.keyboard import test_data; print(test_data(2, None, None).tensors[0].tolist())"
+    assert task_work.printed_elsewhere(program) == str(keyboard.test_data(2, None, None).tensors[0].tolist())
 
 
 def test_a_phone_brings_its_own_text(tmp_path: Path) -> None:
@@ -177,22 +178,22 @@ def test_a_phone_brings_its_own_text(tmp_path: Path) -> None:
         n_test, n_train = (sum(map(len, blocks_in(d(fold, one)))) for d in (keyboard.test_data, keyboard.train_data))
         assert n_test + n_train == len(text)
         assert 0.1 < n_test / len(text) < 0.3
-        assert len(keyboard.train_data(fold, both)) == 2 * len(keyboard.train_data(fold, one))
+        assert len(keyboard.train_data(fold, None, both)) == 2 * len(keyboard.train_data(fold, None, one))
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     """More phones than families, and a file without text."""
     with pytest.raises(ConfigError, match=f"{N} families cannot be split over {N + 1} devices"):
-        keyboard.train_data(0, phone(0, N + 1))
+        keyboard.train_data(0, None, phone(0, N + 1))
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ConfigError, match=r"empty\.txt: there is no text in it"):
-        keyboard.train_data(0, Client(id=ClientId("own"), data=tmp_path / "empty.txt"))
+        keyboard.train_data(0, None, Client(id=ClientId("own"), data=tmp_path / "empty.txt"))
 
 
 def test_a_phone_without_partition_has_the_family_that_its_id_names() -> None:
     """The same each time, and one of all."""
-    mine = blocks_in(keyboard.train_data(0, Client(id=ClientId("pi-7"))))
-    assert mine in [blocks_in(keyboard.train_data(0, phone(i))) for i in range(N)]
+    mine = blocks_in(keyboard.train_data(0, None, Client(id=ClientId("pi-7"))))
+    assert mine in [blocks_in(keyboard.train_data(0, None, phone(i))) for i in range(N)]
 
 
 def test_scenario_has_a_phone_for_each_family_and_can_run_every_fold() -> None:
@@ -206,4 +207,12 @@ def test_scenario_has_a_phone_for_each_family_and_can_run_every_fold() -> None:
             keyboard.task.initial_parameters(1).parameters, phone(SMALL), {}
         )
         assert evaluated is not None
-        assert evaluated.num_examples == len(keyboard.test_data(fold, phone(SMALL)))
+        assert evaluated.num_examples == len(keyboard.test_data(fold, None, phone(SMALL)))
+
+
+def test_another_seed_divides_the_same_blocks_otherwise() -> None:
+    """Over the five folds every block is held out once, whoever divides."""
+    by_seed = [[blocks_in(keyboard.test_data(fold, seed, phone(0))) for fold in range(5)] for seed in (1, 2)]
+    assert by_seed[0] != by_seed[1]
+    one, other = (sorted(block for fold in folds for block in fold) for folds in by_seed)
+    assert one == other

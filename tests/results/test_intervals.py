@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.intervals import interval_of, over_folds, over_seeds, quantile, ratio_of
+from results.intervals import interval_of, over_folds, over_seeds, over_splits, quantile, ratio_of
 
 
 def test_interval_of_independent_values_is_students() -> None:
@@ -26,6 +26,13 @@ def test_seeds_count_only_by_their_mean_in_each_fold() -> None:
     """More seeds of the same folds are no more data: the interval is that of the means."""
     noisy = {(seed, fold): fold + sign for seed, sign in ((1, -3.0), (2, 3.0)) for fold in range(4)}
     assert over_folds(noisy, n_folds=4) == over_folds({(1, fold): float(fold) for fold in range(4)}, n_folds=4)
+
+
+def test_every_split_counts_where_seeds_divide_anew() -> None:
+    """1 to 5 over five folds, twice: s = 1.4907, √(1/10 + 1/4) = 0.5916, t(0.975; 9) = 2.2622: 3 ± 1.9950."""
+    found = over_splits({(seed, fold): fold + 1.0 for seed in (1, 2) for fold in range(5)}, n_folds=5)
+    assert (found.mean, found.n) == (3, 10)
+    assert (found.low, found.high) == pytest.approx((1.0050, 4.9950), abs=1e-4)
 
 
 def test_seeds_with_data_of_their_own_are_independent() -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -13,7 +14,7 @@ SPREAD = (-0.001, 0.0, 0.001, 0.0, 0.0)
 """Of five folds."""
 
 
-def a_use(measure: Measure, *others: Measure, is_generated: bool = False) -> Use:
+def a_use(measure: Measure, *others: Measure, seeds_draw: Literal["folds", "data"] = "folds") -> Use:
     """Two rates, two numbers of passes, chosen by the first measure."""
     trained = Baseline(rates=(0.5, 1.0), passes=(1.0, 2.0))
     return Use(
@@ -22,7 +23,7 @@ def a_use(measure: Measure, *others: Measure, is_generated: bool = False) -> Use
         chosen_by=measure.name,
         alone=trained,
         central=trained,
-        is_generated=is_generated,
+        seeds_draw=seeds_draw,
     )
 
 
@@ -87,9 +88,9 @@ def test_mean_that_is_near_with_an_interval_that_is_not_is_open() -> None:
 
 
 def test_baselines_are_taken_where_they_are_best() -> None:
-    """Rate 1 and twice the passes, of both; the folds' s is 0.0707 points, times 2.776 √0.45: ± 0.13."""
+    """Rate 1 and twice the passes, of both; s is 0.0667 points, times 2.262 √(1/10 + 1/4): ± 0.09."""
     overall, by_device = use_section(a_use(SHARE), found_of(SHARE, 0.91, 0.90), ["text"]).tables
-    assert overall[1] == ("accuracy", "91.00 %", "90.00 %", "+1.00 [+0.87, +1.13] points", "rate x 1, passes x 2")
+    assert overall[1] == ("accuracy", "91.00 %", "90.00 %", "+1.00 [+0.91, +1.09] points", "rate x 1, passes x 2")
     assert by_device[1][1:3] == ("86.00 %", "85.00 %")  # the median of two devices lies between them
     assert by_device[1][5] == "100%"
 
@@ -109,7 +110,7 @@ def test_one_setting_of_a_baseline_has_all_of_its_measures() -> None:
 def test_seeds_with_data_of_their_own_count_and_folds_do_not() -> None:
     """Both seeds have the same mean over folds here: no spread, however much the folds differ."""
     found = found_of(SHARE, 0.91, 0.90, spread=(-0.03, 0.03, -0.03, 0.03, 0.0))
-    overall = use_section(a_use(SHARE, is_generated=True), found, ["text"]).tables[0]
+    overall = use_section(a_use(SHARE, seeds_draw="data"), found, ["text"]).tables[0]
     assert overall[1][3] == "+1.00 [+1.00, +1.00] points"
 
 

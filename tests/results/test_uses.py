@@ -10,7 +10,9 @@ from tests.results.test_use_section import SHARE
 
 LOSS = Measure(name="loss", title="loss", is_error=True)
 TRAINED = Baseline(passes=(0.5, 1.0))
-USE = Use(name="hospitals", measures=(SHARE, LOSS), chosen_by="loss", alone=TRAINED, central=TRAINED)
+USE = Use(
+    name="hospitals", measures=(SHARE, LOSS), chosen_by="loss", seeds_draw="folds", alone=TRAINED, central=TRAINED
+)
 
 
 def computed(arm: str, **options: float) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def test_runs_are_all_arms_of_every_seed_and_fold() -> None:
     """Each baseline at every one of its rates."""
     scale = Scale(seeds=range(1, 6), folds=range(5))
     assert len(USE.runs(scale)) == 5 * 5 * (1 + 2 * 3)
-    use = Use(name="hospitals", measures=(LOSS,), chosen_by="loss", alone=Baseline(rates=(0.1, 1.0)))
+    use = Use(
+        name="hospitals", measures=(LOSS,), chosen_by="loss", seeds_draw="folds", alone=Baseline(rates=(0.1, 1.0))
+    )
     assert len(use.runs(scale)) == 5 * 5 * (1 + 2 + 3)
 
 
