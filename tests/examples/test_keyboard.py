@@ -175,7 +175,9 @@ def test_a_phone_brings_its_own_text(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").write_bytes(b"\xff")
     one, both = (Client(id=ClientId("own"), data=path) for path in (tmp_path / "a.txt", tmp_path))
     for fold in range(5):
-        n_test, n_train = (sum(map(len, blocks_in(d(fold, one)))) for d in (keyboard.test_data, keyboard.train_data))
+        n_test, n_train = (
+            sum(map(len, blocks_in(d(fold, None, one)))) for d in (keyboard.test_data, keyboard.train_data)
+        )
         assert n_test + n_train == len(text)
         assert 0.1 < n_test / len(text) < 0.3
         assert len(keyboard.train_data(fold, None, both)) == 2 * len(keyboard.train_data(fold, None, one))
