@@ -147,7 +147,7 @@ def test_metrics_of_a_model_made_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
     parameters = {name: np.zeros_like(array) for name, array in task.initial_parameters(1).parameters.items()}
     parameters["hidden.weight"][0, 0] = parameters["score.weight"][0] = 1  # the score is the first input, less ten
     parameters["score.bias"][0] = -10
-    monkeypatch.setattr(fraud, "divided", lambda client, fold: ((inputs, labels), (inputs, labels)))
+    monkeypatch.setattr(fraud, "divided", lambda client, fold, seed: ((inputs, labels), (inputs, labels)))
     assert ratio(parameters, None, "precision") == Ratio(3, 5)
     assert ratio(parameters, None, "recall") == Ratio(3, 4)
     assert ratio(parameters, None, "f1") == Ratio(6, 9)

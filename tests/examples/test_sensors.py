@@ -208,7 +208,7 @@ def test_a_station_brings_its_own_hours(tmp_path: Path) -> None:
     """A .csv gives the windows of what it was written from; hours that it lacks are missing."""
     own = own_file(tmp_path / "own.csv", sensors.generated(4))
     for data in (sensors.train_data, sensors.test_data):
-        for mine, theirs in zip(data(0, own).tensors, data(0, station(4)).tensors, strict=True):
+        for mine, theirs in zip(data(0, DATA_SEED, own).tensors, data(0, DATA_SEED, station(4)).tensors, strict=True):
             if mine.shape[1] != 2 * AHEAD:  # wind of the hours in which the others failed is not in the file
                 there = theirs[:, 3 * PAST : 6 * PAST].reshape(-1, 3, PAST)[:, :2]
                 assert mine[:, 3 * PAST : 6 * PAST].reshape(-1, 3, PAST)[:, :2].equal(there)
