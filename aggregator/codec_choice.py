@@ -149,7 +149,8 @@ def _averages(settings: Settings) -> bool:
     """Whether the error of one update is nothing but a term of a mean."""
     server = settings.server
     is_bounded = server.max_norm is not None or server.clip_norm is not None
-    return server.rule.name == "mean" and not is_bounded and settings.training.algorithm in _AVERAGED
+    is_even = not is_bounded and server.reweight == "off"
+    return server.rule.name == "mean" and is_even and settings.training.algorithm in _AVERAGED
 
 
 def one_bit_doubt(settings: Settings) -> str | None:
@@ -157,7 +158,7 @@ def one_bit_doubt(settings: Settings) -> str | None:
     if settings.training.codec != ONE_BIT:
         return None
     if not _averages(settings):
-        return "something here looks at single updates: a rule, a bound on norms, or an algorithm's state or weight"
+        return "some updates count alone or more: a rule, a bound on norms, reweighting, an algorithm's state or weight"
     if settings.round.report_goal < LEAST_FOR_ONE_BIT:
         return f"round.report_goal = {settings.round.report_goal} averages fewer than {LEAST_FOR_ONE_BIT} updates"
     return None

@@ -42,13 +42,12 @@ def load_plug_ins(settings: Settings, folder: Path) -> PlugIns:
         folder: where a user's modules are looked for first: the TOML's.
 
     Raises:
-        ConfigError: one cannot be imported, or lacks a method; a schedule gives no rate for the first version.
+        ConfigError: one cannot be imported, or lacks a method; a schedule gives no rate for the first version; a rule
+            refuses as many reports as a round may close with.
     """
     rule = load_rule(settings.selection, folder)
     server = settings.server
-    return PlugIns(
-        rule,
-        load_optimizer(server.optimizer, folder),
-        load_rates(settings, folder),
-        load_cohort_rule(server.rule, folder),
-    )
+    over_cohort = load_cohort_rule(server.rule, folder)
+    if over_cohort is not None:
+        over_cohort.check(settings.round.quorum_count)
+    return PlugIns(rule, load_optimizer(server.optimizer, folder), load_rates(settings, folder), over_cohort)

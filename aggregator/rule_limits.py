@@ -57,7 +57,7 @@ def rule_contradiction(server: ServerSettings, *, quorum: int) -> str | None:
                 f"server.{key} = {value} cannot hold with server.rule = {rule.name}, which counts every update once: "
                 f"use {key} = {plain}, or the rule geometric-median, which knows weights"
             )
-    is_own = ":" in rule.name  # what it asks for is known once it is loaded; what mixing does, already
+    is_own = ":" in rule.name  # what it asks for is asked once it is loaded; what mixing does, already
     try:
         cohort_rule(rule, Median() if is_own else None).check(quorum)
     except ConfigError as error:

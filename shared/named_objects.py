@@ -61,9 +61,10 @@ def load_named(what: str, spec: str, folder: Path, methods: Sequence[str], *, ex
             raise ConfigError(f"{named}: calling {name}() failed with {type(error).__name__}: {error}") from error
     missing = _missing(found, methods)
     if missing or isinstance(found, type):
+        article = "an" if what[0] in "aeiou" else "a"
         raise ConfigError(
             f"{named} is of type {type(found).__name__}, without {', '.join(missing) or 'being an instance'}",
-            hint=f"a {what} has the method{'s' * (len(methods) > 1)} {', '.join(methods)}",
+            hint=f"{article} {what} has the method{'s' * (len(methods) > 1)} {', '.join(methods)}",
         )
     return found
 

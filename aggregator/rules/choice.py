@@ -105,7 +105,7 @@ class _Own:
         try:
             if callable(check := getattr(self._own, "check", None)):
                 check(n_updates)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"aggregation rule {self._name!r} refuses {n_updates} updates: {type(error).__name__}: {error}",
                 hint="a larger quorum (round.report_goal x round.quorum), or another rule; nothing was changed",
@@ -120,9 +120,12 @@ class _Own:
         refused = f"aggregation rule {self._name!r}: combine"
         hint = "it returns (cohort.n_params,) float64, all of it finite; nothing was changed"
         try:
-            found = np.asarray(self._own.combine(cohort), dtype=np.float64)
-        except Exception as error:  # a user's rule may raise anything
+            returned = np.asarray(self._own.combine(cohort))
+            found = np.asarray(returned.real, dtype=np.float64)
+        except (Exception, SystemExit) as error:  # a user's rule may raise anything, or end
             raise ConfigError(f"{refused} failed with {type(error).__name__}: {error}", hint=hint) from error
+        if np.iscomplexobj(returned):
+            raise ConfigError(f"{refused} returned complex numbers", hint=hint)
         if found.shape != (cohort.n_params,):
             raise ConfigError(f"{refused} returned {list(found.shape)} for {cohort.n_params} parameters", hint=hint)
         if not np.isfinite(found).all():

@@ -6,6 +6,10 @@ O(model) for the result, and one block of columns, at most `COLUMN_BYTES`, howev
 a parameter and update while the round is open. What a rule needs of distances it takes from the Gram matrix, (n, n)
 float64, made in one pass over the rows; in float64 a distance of 1e-8 of the rows' own length is still seen.
 
+Buffers (a norm layer's running statistics) are in units of their own, and no distance looks at them: whoever lies there
+alone would be believed by every rule that chooses by distances. They take the median of each coordinate, whatever the
+rule makes of the rest, and are never mixed.
+
 Every update counts once: `weight` is not used, for a device can claim any number of examples. Only the geometric median
 knows weights. A factor such as a late update's discount is applied to the row.
 
@@ -86,9 +90,14 @@ class Cohort:
             for start, block in source.blocks():
                 yield start, mixing @ block.astype(np.float64)
             return
+        for start, stop in self.spans():
+            yield start, self.rows.columns(start, stop)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of the blocks of columns."""
         width = max(LEAST_COLUMNS, COLUMN_BYTES // 8 // max(1, len(self)))
         for start in range(0, self.n_params, width):
-            yield start, self.rows.columns(start, min(start + width, self.n_params))
+            yield start, min(start + width, self.n_params)
 
     @cached_property
     def gram(self) -> Matrix:
@@ -193,9 +202,23 @@ class OverCohort:
             raise InvalidState("a rule over no updates")
         try:
             self._rule.check(state.n_updates)
-            return self._rule.combine(Cohort(state.rows, state.n_params, np.array(state.weights), self._is_trainable))
+            cohort = Cohort(state.rows, state.n_params, np.array(state.weights), self._is_trainable)
+            delta = self._rule.combine(cohort)
+            _take_medians_of_buffers(cohort, delta)
+            return delta
         finally:
             state.rows.close()
+
+
+def _take_medians_of_buffers(cohort: Cohort, delta: Delta) -> None:
+    """Let what is not trainable be the median of each coordinate, in place."""
+    if cohort.is_trainable is None or cohort.is_trainable.all():
+        return
+    for start, stop in cohort.spans():
+        is_buffer = ~cohort.is_trainable[start:stop]
+        if is_buffer.any():
+            values = cohort.rows.columns(start, stop)[:, is_buffer].astype(np.float64)
+            delta[start:stop][is_buffer] = np.median(values, axis=0)
 
 
 def weighted_sum(cohort: Cohort, factors: NDArray[np.float64]) -> Delta:

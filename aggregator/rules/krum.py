@@ -102,16 +102,17 @@ def _mean_around_median(values: NDArray[np.floating], n_close: int) -> NDArray[n
         values: (n, width).
         n_close: values that count, in 1..n. Sorted, they stand side by side.
     """
-    ordered = np.sort(values, axis=0).astype(np.float64)
+    ordered = np.sort(values, axis=0)
     n = len(ordered)
-    median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-    sums = np.vstack([np.zeros((1, ordered.shape[1])), np.cumsum(ordered - median, axis=0)])
+    median = (ordered[(n - 1) // 2].astype(np.float64) + ordered[n // 2]) / 2
     first = np.zeros(ordered.shape[1], dtype=np.intp)
     reach = np.full(ordered.shape[1], np.inf)
     for start in range(n - n_close + 1):  # the window whose farther end is closest to the median
         here = np.maximum(median - ordered[start], ordered[start + n_close - 1] - median)
         is_closer = here < reach
         first[is_closer], reach[is_closer] = start, here[is_closer]
-    columns = np.arange(ordered.shape[1])
-    found: NDArray[np.float64] = median + (sums[first + n_close, columns] - sums[first, columns]) / n_close
+    columns, total = np.arange(ordered.shape[1]), np.zeros(ordered.shape[1])
+    for place in range(n_close):  # what lies outside the window enters no sum: one value of 1e30 would swallow the rest
+        total += ordered[first + place, columns] - median
+    found: NDArray[np.float64] = median + total / n_close
     return found

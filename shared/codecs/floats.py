@@ -1,6 +1,6 @@
 """Numbers as they are, or as halves.
 
-`float32` is exact, and the default. `float16` halves the bytes; its relative error is at most 2^-11 for magnitudes in
+`float32` is exact. `float16` halves the bytes; its relative error is at most 2^-11 for magnitudes in
 [6.1e-5, 65504], below that the absolute error is at most 2^-25, and larger magnitudes are clipped to 65504. Both decode
 in O(block) memory.
 """

@@ -179,9 +179,10 @@ def test_bytes_of_a_lease_are_those_of_its_codec() -> None:
         ({}, None),
         ({"training": {"codec": "int8"}, "round": {"report_goal": 5}}, None),
         ({"round": {"report_goal": 5}}, "report_goal = 5 averages fewer than 20"),
-        ({"server": {"rule": "median"}}, "looks at single updates"),
-        ({"server": {"clip_norm": 1.0}}, "looks at single updates"),
-        ({"training": {"codec": "one-bit", "algorithm": "qfedavg", "q": 1.0}}, "looks at single updates"),
+        ({"server": {"rule": "median"}}, "count alone or more"),
+        ({"server": {"reweight": "finishing"}}, "count alone or more"),
+        ({"server": {"clip_norm": 1.0}}, "count alone or more"),
+        ({"training": {"codec": "one-bit", "algorithm": "qfedavg", "q": 1.0}}, "count alone or more"),
     ],
 )
 def test_one_bit_by_name_is_doubted_where_its_error_does_not_average_out(

@@ -90,6 +90,15 @@ def test_liars_far_away_are_never_chosen(f: int) -> None:
             assert np.abs(combined(rule, updates)).max() <= np.abs(good).max() + 1e-6
 
 
+@pytest.mark.parametrize("size", [1e6, 1e16, 1e30])
+def test_liars_of_any_size_take_no_digits_from_the_honest(size: float) -> None:
+    """Two that agree are picked at last, where one alone is closest; the mean around the median is the honest ones'."""
+    updates = honest(11, 50).astype(np.float64)
+    updates[9:] = -size
+    found = combined(Bulyan(2), updates)
+    assert found == pytest.approx(combined(Bulyan(2), np.where(updates < -100, -1e3, updates)), abs=1e-6)
+
+
 def test_running_statistics_do_not_say_who_lies() -> None:
     """Distances are taken over trainable parameters: a buffer in large units hides no liar among the honest."""
     rng = np.random.default_rng(4)

@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from simulator.scenario import Scenario
 from simulator.scenarios.attacks import AttackSettings, poisoned
 
 RNG = np.random.default_rng(3)
@@ -44,3 +47,13 @@ def test_a_strength_without_a_meaning_is_refused(kind: str) -> None:
     """Nobody believes that it has an effect."""
     with pytest.raises(ValidationError, match="strength"):
         AttackSettings.model_validate({"kind": kind, "strength": 2.0})
+
+
+def test_little_is_refused_where_one_attacks_alone() -> None:
+    """Without a spread it would send what it has learned, and pass for withstood."""
+    tables: dict[str, Any] = {"run": {"task": "t:t"}, "devices": {"good": {"count": 3}}}
+    alone = {**tables["devices"], "bad": {"count": 1, "attack": {"kind": "little"}}}
+    with pytest.raises(ValidationError, match="two attackers or more"):
+        Scenario.model_validate({**tables, "devices": alone})
+    several = {**alone, "worse": {"count": 1, "attack": {"kind": "little"}}}
+    assert len(Scenario.model_validate({**tables, "devices": several}).devices) == 3
