@@ -53,6 +53,7 @@ def explain_run(
         rounds=rounds,
         population=population,
         evaluations=tuple(reader.evaluations),
+        rule=reader.rule,
     )
 
 

@@ -177,6 +177,7 @@ class ExplainedRun:
         rounds: all that began, in order.
         population: devices seen by class, at most at one time; {} when nobody counted.
         evaluations: what devices reported, in the order of the journal.
+        rule: of aggregation, by the newest settings. One that is robust may have left out what counted.
     """
 
     run: str
@@ -185,3 +186,4 @@ class ExplainedRun:
     rounds: tuple[ExplainedRound, ...]
     population: Mapping[str, int] = field(default_factory=dict)
     evaluations: tuple[MetricsReport, ...] = ()
+    rule: str = "mean"

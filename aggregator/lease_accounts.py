@@ -62,6 +62,7 @@ class LeaseAccounts:
         self._closed: tuple[EndCause | None, int] = (None, 0)
         self._is_voided = False
         self._goal, self._quorum = 0, 0
+        self.rule = "mean"
         self._current: RoundAccount | None = None
         self.finish: str | None = None
 
@@ -106,7 +107,9 @@ class LeaseAccounts:
                 of.leases.append(self._ended[name])
 
     def _configured(self, record: ConfigRecord) -> None:
-        settings = json.loads(record.settings).get("round", {})
+        tables = json.loads(record.settings)
+        self.rule = str(tables.get("server", {}).get("rule", {}).get("name", self.rule))
+        settings = tables.get("round", {})
         self._goal = int(settings.get("report_goal", 0))
         share = float(settings.get("quorum", 1.0))
         self._quorum = -int(-round(share * self._goal, 9) // 1)  # rounded up, as the engine does

@@ -110,6 +110,20 @@ def test_no_run_says_what_to_name(tmp_path: Path) -> None:
     assert (ended.exit_code, "name the run's TOML" in ended.output) == (2, True)
 
 
+async def test_robust_rule_is_named_where_it_may_have_left_out_what_counted(tmp_path: Path) -> None:
+    """Of the run, of a round, and of who takes part."""
+    settings = some_settings(tmp_path, stop={"rounds": 1}, server={"rule": "median"})
+    async with Fleet(settings, LinearTask(), tmp_path) as fleet:
+        fleet.start_aggregator()
+        for i in range(6):
+            fleet.add(f"d{i}")
+        await fleet.result()
+    folder = settings.output.folder / "test"
+    for words in ([], ["1"], ["--fairness"]):
+        shown = CliRunner().invoke(app, ["explain", str(folder), *words], env={"COLUMNS": "200"})
+        assert "given to the rule median" in shown.output
+
+
 def test_jain_index_by_hand() -> None:
     """(3, 3) is 1, (3, 0) is a half, of nothing there is none."""
     assert jain_index([3.0, 3.0]) == 1.0
