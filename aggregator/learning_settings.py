@@ -131,3 +131,12 @@ class ServerSettings(Section):
     init_from: Path | None = Field(
         None, description="warm start from this safetensors file; names must match the model's"
     )
+
+    @model_validator(mode="after")
+    def _clips_what_it_accepts(self) -> Self:
+        if self.clip_norm is not None and self.max_norm is not None and self.clip_norm >= self.max_norm:
+            raise ValueError(
+                f"clip_norm = {self.clip_norm:g} never acts, for updates over max_norm = {self.max_norm:g} are "
+                "rejected: clip_norm is the smaller one, or leave one of them out"
+            )
+        return self

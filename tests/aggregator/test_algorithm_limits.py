@@ -96,6 +96,7 @@ def test_normalising_holds_with_scaffold_alone() -> None:
         ({"training": {"algorithm": "feddyn", "alpha": 0}}, "greater than or equal to 0.000000000001"),
         ({"training": {"algorithm": "feddyn", "alpha": 30}}, "alpha x learning_rate = 3 is over 1"),
         ({"server": {"population": 9}}, "server.population is of scaffold and feddyn alone, and algorithm = fedavg"),
+        ({"server": {"clip_norm": 2.0, "max_norm": 1.0}}, "clip_norm = 2 never acts"),
     ],
 )
 def test_number_of_another_algorithm_is_refused(tables: dict[str, Any], said: str) -> None:
