@@ -24,7 +24,7 @@ from aggregator.part_files import PartFiles
 from aggregator.records import AcceptRecord
 from edge_client.algorithm_states import AlgorithmStates
 from edge_client.training import Finished, Gate, carry_out
-from shared.algorithms import STATEFUL
+from shared.algorithms import STATEFUL, effective_steps
 from shared.blocking import at_once
 from shared.messages import Assignment, Kind, ModelRef, Reported, WorkOrder
 from shared.parameters import ParameterSpec, Vector
@@ -198,6 +198,7 @@ class Federation:
             weight=1.0,
             num_examples=report.num_examples or 1,
             n_steps=report.n_steps,
+            effective_steps=effective_steps(report.n_steps, learning_rate=order.work.learning_rate, mu=order.work.mu),
             clip_scale=1.0,
             codec=order.codec,
             size=len(finished.payload),
