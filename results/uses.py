@@ -9,7 +9,7 @@ Not here: what is said of the numbers (`use_section.py`).
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -171,9 +171,8 @@ class Use:
             for first, epochs in _parts(settings, before, mark):
                 factor = _schedule(settings).factor(round(first * rounds_per_pass))
                 rate = settings.training.learning_rate * run.options["rate"] * factor
-                work = _work(settings, epochs, [run.seed, *part, number], rate, state)
-                if (batch_size := self.baseline(run.arm).batch_size) is not None:
-                    work = replace(work, batch_size=batch_size)
+                batch_size = self.baseline(run.arm).batch_size or settings.training.batch_size
+                work = _work(settings, epochs, [run.seed, *part, number], rate, batch_size, state)
                 trained = task.train(parameters, work, client)
                 assert trained.parameters is not None
                 parameters, state, number = {**parameters, **trained.parameters}, trained.state, number + 1
@@ -211,7 +210,9 @@ def _parts(settings: Settings, before: int, mark: int) -> list[tuple[int, int]]:
     return [(before, mark - before)] if len(factors) == 1 else [(each, 1) for each in range(before, mark)]
 
 
-def _work(settings: Settings, epochs: int, seed: Sequence[int], rate: float, state: Arrays) -> Work:
+def _work(
+    settings: Settings, epochs: int, seed: Sequence[int], rate: float, batch_size: int | None, state: Arrays
+) -> Work:
     training = settings.training
     return Work(
         round_id=1,
@@ -220,7 +221,7 @@ def _work(settings: Settings, epochs: int, seed: Sequence[int], rate: float, sta
         epochs=epochs,
         max_steps=None,
         max_seconds=None,
-        batch_size=training.batch_size,
+        batch_size=batch_size,
         learning_rate=rate,
         options=training.options,
         state=state,

@@ -124,17 +124,6 @@ class Scenario(_Section):
         return self
 
     @model_validator(mode="after")
-    def _has_attackers_enough(self) -> Self:
-        attackers = {name: group for name, group in self.devices.items() if group.attack is not None}
-        for name, group in attackers.items():
-            alone = len(attackers) == 1 and group.count in (None, 1) and group.share is None
-            if alone and group.attack is not None and group.attack.kind == "little":
-                raise ValueError(
-                    f"devices.{name}.attack: little hides in the spread of two attackers or more: count = 2"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _adds_up(self) -> Self:
         shares = {name: group.share for name, group in self.devices.items() if group.share is not None}
         if not shares:
@@ -155,6 +144,16 @@ class Scenario(_Section):
         for name, n in self.counts.items():
             if not n:
                 raise ValueError(f"devices.{name}.share = {shares[name]:g}: is not one device of {self.n_devices}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_attackers_enough(self) -> Self:
+        attackers = {name: n for name, n in self.counts.items() if self.devices[name].attack is not None}
+        for name, group in self.devices.items():
+            if sum(attackers.values()) == 1 and group.attack is not None and group.attack.kind == "little":
+                raise ValueError(
+                    f"devices.{name}.attack: little hides in the spread of two attackers or more: count = 2"
+                )
         return self
 
     @property

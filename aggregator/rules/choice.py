@@ -121,7 +121,7 @@ class _Own:
         hint = "it returns (cohort.n_params,) float64, all of it finite; nothing was changed"
         try:
             returned = np.asarray(self._own.combine(cohort))
-            found = np.asarray(returned.real, dtype=np.float64)
+            found = np.array(returned.real, dtype=np.float64)  # ours to write to, whatever the user keeps of it
         except (Exception, SystemExit) as error:  # a user's rule may raise anything, or end
             raise ConfigError(f"{refused} failed with {type(error).__name__}: {error}", hint=hint) from error
         if np.iscomplexobj(returned):

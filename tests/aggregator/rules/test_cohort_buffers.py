@@ -1,8 +1,12 @@
 """Running statistics of a cohort: nobody owns them, whatever the rule looks at."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from aggregator.rule_settings import RuleSettings
+from aggregator.rules import load_cohort_rule
 from aggregator.rules.clipping import CenteredClipping
 from aggregator.rules.cohort import CohortRule, OverCohort
 from aggregator.rules.geometric_median import GeometricMedian
@@ -38,3 +42,21 @@ def test_running_statistics_are_the_median_whoever_is_chosen(rule: CohortRule) -
     found = over.finalize(state)
     assert found[5] == pytest.approx(float(np.median(updates[:, 5])), abs=1e-6)
     assert np.abs(found[:5]).max() < 4
+
+
+def test_what_a_rule_of_ones_own_keeps_is_not_written_to(tmp_path: Path) -> None:
+    """It may return an array that nobody may write to: buffers take their median in a copy."""
+    (tmp_path / "frozen_rules.py").write_text(
+        "import numpy as np\n"
+        "class Frozen:\n"
+        "    def combine(self, cohort):\n"
+        "        return np.broadcast_to(2.0, (cohort.n_params,))\n"
+        "rule = Frozen()\n"
+    )
+    rule = load_cohort_rule(RuleSettings(name="frozen_rules:rule"), tmp_path)
+    assert rule is not None
+    over = OverCohort(rule, lambda n: InMemory(), np.array([True, False]))
+    state = over.init(2)
+    for value in (1.0, 5.0, 9.0):
+        over.accumulate(state, iter([(0, np.array([0.0, value], np.float32))]), 1.0)
+    assert over.finalize(state).tolist() == [2.0, 5.0]
