@@ -165,14 +165,14 @@ class Session:
         self._there = there = await self._publish_what_is_missing(publisher)
         if not self.ready.is_set():
             await self._claim()
-        for topic, payload in (self._words.fleet(), self._words.round(there)):
-            await connection.publish(topic, payload, retained=True)
         while not self._outgoing.empty():  # meant for the connection before
             self._outgoing.get_nowait()
             self._outgoing.task_done()
-        self._is_up = True
-        reconnect.progress()
+        self._is_up = True  # whoever reads who serves may speak at once: what it is answered leaves after these two
         self.ready.set()
+        for topic, payload in (self._words.fleet(), self._words.round(there)):
+            await connection.publish(topic, payload, retained=True)
+        reconnect.progress()
         self._tell(BrokerFound())
         self._tell(Published(version=there.version))
         for i in range(SENDERS):

@@ -13,9 +13,9 @@ from aggregator.service import RunResult
 from aggregator.session import SILENT_AFTER_S
 from broker.transport import Transport, Will
 from shared.errors import AlreadyServed, CredentialsRefused
-from shared.messages import AggregatorStatus, Fleet, ModelRef, Round, RoundState
+from shared.messages import PROTOCOL_VERSION, AggregatorStatus, CheckIn, Control, Fleet, ModelRef, Round, RoundState
 from shared.topics import Topics
-from shared.wire import decode, encode_json
+from shared.wire import decode, encode, encode_json
 from simulator.fleet import AGGREGATOR
 from simulator.fleet import Fleet as SimulatedFleet
 from tests.integration.linear import LinearTask, some_settings
@@ -86,6 +86,31 @@ async def test_first_model_is_published_before_anybody_comes(tmp_path: Path) -> 
         status = await serving(fleet)
         assert (status.phase, status.version) == ("waiting", 0)
         assert_published(fleet, manifest_of(fleet).model)
+
+
+async def test_check_in_that_follows_at_once_on_the_limits_is_answered(tmp_path: Path) -> None:
+    """Whoever reads who serves may speak: the answer does not wait until it asks again, after a life or a lost link."""
+    async with a_fleet(tmp_path) as fleet:
+        root, answers = fleet.topics.root, asyncio.Queue[Control]()
+
+        async def speak(transport: Transport) -> None:
+            async with transport.connect() as connection:
+                await connection.subscribe([f"{root}/fleet", f"{root}/to/quick/control"])
+                async for message in connection.messages():
+                    if message.topic == f"{root}/fleet":
+                        ours = CheckIn(boot="b", connection=1, protocols=[PROTOCOL_VERSION], codecs=["float32"])
+                        await connection.publish(f"{root}/from/quick/check-in", encode(ours))
+                    else:
+                        answers.put_nowait(decode(Control, message.payload))
+
+        speaking = asyncio.ensure_future(speak(fleet.broker.transport("quick")))
+        fleet.start_aggregator()
+        async with asyncio.timeout(5.0):
+            await answers.get()
+        fleet.broker.cut(AGGREGATOR)
+        async with asyncio.timeout(60.0):
+            await answers.get()
+        speaking.cancel()
 
 
 @pytest.mark.parametrize("run", ["test", "other"])
