@@ -73,7 +73,7 @@ def as_json(
         device: only rounds that concern it, with its leases and refusals.
         fairness: instead of rounds.
     """
-    head = {"run": run.run, "version": run.version, "finished_by": run.finished_by}
+    head = {"run": run.run, "version": run.version, "finished_by": run.finished_by, "pauses": dict(run.pauses)}
     if fairness is not None:
         return {**head, "population": dict(run.population), "fairness": asdict(fairness)}
     rounds = []

@@ -3,12 +3,14 @@
 Pure. Not here: which facts there are (`explanation.py`).
 """
 
+from collections.abc import Mapping
+
 from aggregator.phases import EndCause
 from aggregator.timeline_lines import LeaseLine
 from shared.errors import Reason
 from shared.messages import Outcome
 
-__all__ = ["lease_cause", "round_cause"]
+__all__ = ["lease_cause", "pause_words", "round_cause"]
 
 _DOING = {
     "waiting": "before it began",
@@ -146,3 +148,8 @@ def round_cause(cause: EndCause | None, *, n_accepted: int, goal: int, quorum: i
         case EndCause.VOIDED:
             return "the operator threw away what it had collected"
     return "why is not in the journal"
+
+
+def pause_words(pauses: Mapping[str, str]) -> str:
+    """Return why a run stands still, on one line, from the detail by cause."""
+    return "; ".join(f"{cause}: {' '.join(detail.split())}" for cause, detail in pauses.items())

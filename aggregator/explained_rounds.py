@@ -1,7 +1,7 @@
 """Explained rounds: the accounts of leases summed up by round, with how each ended, and who was kept out of it.
 
-The journal is the truth; the timeline adds refusals, the history how long a round took. A lease may end rounds later
-than the one that it was given in: it is accounted to that one, and names the version that it counted for.
+The journal is the truth; the timeline adds refusals and pauses, the history how long a round took. A lease may end
+rounds later than the one that it was given in: it is accounted to that one, and names the version that it counted for.
 
 Pure: rows and lines in, frozen values out. Not here: reading them from a folder (`explain.py`), who takes part how
 often (`fairness.py`).
@@ -10,13 +10,13 @@ often (`fairness.py`).
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from aggregator.explained_causes import round_cause
+from aggregator.explained_causes import pause_words, round_cause
 from aggregator.explanation import STATES, ExplainedLease, ExplainedRefusal, ExplainedRound, ExplainedRun
 from aggregator.history import RoundSummary
 from aggregator.lease_accounts import LeaseAccounts, RoundAccount
 from aggregator.phases import EndCause
 from aggregator.records import Record
-from aggregator.timeline_lines import PARTS, LeaseLine, PopulationLine, RefusalLine, StartLine, TimelineLine
+from aggregator.timeline_lines import PARTS, LeaseLine, PauseLine, PopulationLine, RefusalLine, StartLine, TimelineLine
 
 __all__ = ["explain_run"]
 
@@ -32,18 +32,19 @@ def explain_run(
     Args:
         run: its name.
         records: of the journal, oldest first.
-        lines: of the timeline; without them times of leases that were not accepted, and refusals, are not known.
+        lines: of the timeline; without them times of leases that were not accepted, refusals and pauses are not known.
         history: a summary a round, for how long each took and when it ended.
     """
-    seen, refusals, population = _sorted(lines)
+    seen, refusals, population, causes = _sorted(lines)
     reader = LeaseAccounts(seen)
     for record in records:
         reader.take(record)
     reader.close()
     _refuse(reader.rounds, refusals)
     summaries = {summary.round_id: summary for summary in history}
+    pauses = {} if reader.finish else causes
     rounds = tuple(
-        _explained_round(each, summaries.get(each.round_id), finished_by=reader.finish)
+        _explained_round(each, summaries.get(each.round_id), finished_by=reader.finish, pauses=pauses)
         for each in reader.rounds.values()
     )
     return ExplainedRun(
@@ -52,6 +53,7 @@ def explain_run(
         finished_by=reader.finish,
         rounds=rounds,
         population=population,
+        pauses=pauses,
         evaluations=tuple(reader.evaluations),
         rule=reader.rule,
     )
@@ -59,10 +61,11 @@ def explain_run(
 
 def _sorted(
     lines: Iterable[TimelineLine],
-) -> tuple[dict[str, LeaseLine], list[RefusalLine | StartLine], dict[str, int]]:
+) -> tuple[dict[str, LeaseLine], list[RefusalLine | StartLine], dict[str, int], dict[str, str]]:
     seen: dict[str, LeaseLine] = {}
     refusals: list[RefusalLine | StartLine] = []
     population: dict[str, int] = {}
+    causes: dict[str, str] = {}
     for line in lines:
         match line:
             case LeaseLine():
@@ -72,9 +75,14 @@ def _sorted(
                     name: max(population.get(name, 0), line.by_class.get(name, 0))
                     for name in {*population, *line.by_class}
                 }
-            case _:
+            case PauseLine():
+                causes = line.causes
+            case StartLine():
+                causes = {}
                 refusals.append(line)
-    return seen, refusals, dict(sorted(population.items()))
+            case RefusalLine():
+                refusals.append(line)
+    return seen, refusals, dict(sorted(population.items())), causes
 
 
 def _refuse(rounds: Mapping[int, RoundAccount], lines: Iterable[RefusalLine | StartLine]) -> None:
@@ -107,7 +115,9 @@ def _refuse(rounds: Mapping[int, RoundAccount], lines: Iterable[RefusalLine | St
         ends(refusal, max(rounds, default=0))
 
 
-def _explained_round(each: RoundAccount, summary: RoundSummary | None, *, finished_by: str | None) -> ExplainedRound:
+def _explained_round(
+    each: RoundAccount, summary: RoundSummary | None, *, finished_by: str | None, pauses: Mapping[str, str]
+) -> ExplainedRound:
     counts = Counter(lease.state for lease in each.leases)
     had_lease = {lease.device for lease in each.leases}
     refused = tuple(refusal for device, refusal in sorted(each.refused.items()) if device not in had_lease)
@@ -117,7 +127,8 @@ def _explained_round(each: RoundAccount, summary: RoundSummary | None, *, finish
     n_extensions = 0 if summary is None else summary.n_extensions
     if outcome == "open":
         outcome = "open" if finished_by is None else "unfinished"
-        cause = "under way" if finished_by is None else f"the run ended before it did, by {finished_by}"
+        under_way = f"stands still, {pause_words(pauses)}" if pauses else "under way"
+        cause = under_way if finished_by is None else f"the run ended before it did, by {finished_by}"
     else:
         cause = round_cause(
             end, n_accepted=each.n_accepted, goal=each.goal, quorum=each.quorum, n_extensions=n_extensions

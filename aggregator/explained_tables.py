@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aggregator.explained_causes import pause_words
 from aggregator.explanation import STATES, ExplainedLease, ExplainedRound, ExplainedRun, TimeSplit
 from aggregator.fairness import FairnessReport
 from shared.messages import for_people
@@ -211,6 +212,7 @@ def _run_line(run: ExplainedRun) -> str:
     outcomes = _count(each.outcome for each in run.rounds)
     rounds = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "none yet"
     end = f"finished by {run.finished_by}" if run.finished_by else "not finished"
+    end += f", stands still ({pause_words(run.pauses)})" if run.pauses else ""
     line = f"{run.run} at version {run.version}, {end}; rounds: {rounds}. A round in detail: explain RUN ROUND"
     return "\n".join([line, *_rule_lines(run)])
 

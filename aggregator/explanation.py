@@ -175,6 +175,7 @@ class ExplainedRun:
         version: the last committed one.
         finished_by: None: it has not ended.
         rounds: all that began, in order.
+        pauses: why it stands still, the detail by cause; {} when it does not, or nobody knows.
         population: devices seen by class, at most at one time; {} when nobody counted.
         evaluations: what devices reported, in the order of the journal.
         rule: of aggregation, by the newest settings. One that is robust may have left out what counted.
@@ -184,6 +185,7 @@ class ExplainedRun:
     version: int
     finished_by: str | None
     rounds: tuple[ExplainedRound, ...]
+    pauses: Mapping[str, str] = field(default_factory=dict)
     population: Mapping[str, int] = field(default_factory=dict)
     evaluations: tuple[MetricsReport, ...] = ()
     rule: str = "mean"

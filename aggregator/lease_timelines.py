@@ -1,4 +1,4 @@
-"""What the aggregator saw of every lease: where its time went, and how it ended; and who may not take part.
+"""What the aggregator saw of every lease: where its time went, and how it ended; who may not take part; and pauses.
 
 Pure: events and rows in, lines out, each exactly once. O(open leases) memory, beside one entry a refused device. What
 a lease became, the journal says; this adds the times that the journal has no room for, above all of devices that never
@@ -16,14 +16,14 @@ A device that trains on while it is offline is offline here: nobody could know. 
 Not here: the file (`timekeeping.py`), what it means (`explanation.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.leases import LeaseState
 from aggregator.records import AcceptRecord, CloseRecord, LeaseRecord, OutcomeRecord, RoundRecord
-from aggregator.timeline_lines import PARTS, LeaseLine, PopulationLine, RefusalLine, StartLine, TimelineLine
+from aggregator.timeline_lines import PARTS, LeaseLine, PauseLine, PopulationLine, RefusalLine, StartLine, TimelineLine
 from shared.messages import Kind
 
 __all__ = ["LeaseTimelines"]
@@ -72,6 +72,7 @@ class LeaseTimelines:
         self._refused: dict[str, tuple[str, str]] = {}  # device -> reason, class
         self._closed_at: dict[int, float] = {}  # version -> when no more was taken for it
         self._by_class: dict[str, int] = {}
+        self._causes: dict[str, str] = {}  # for which the run stands still
         self.round_id = 0
         self.is_between = True
         """Whether no round is collecting: a refusal that begins now keeps a device out of the next."""
@@ -158,6 +159,14 @@ class LeaseTimelines:
         if by_class != self._by_class:
             self._by_class = dict(by_class)
             self._lines.append(PopulationLine(round_id=self.round_id, by_class=dict(sorted(by_class.items()))))
+
+    def stands_still(self, causes: Mapping[str, str], now: float) -> bool:
+        """Note why the run stands still, or that it goes on; return whether that is news."""
+        if causes == self._causes:
+            return False
+        self._causes = dict(causes)
+        self._lines.append(PauseLine(round_id=self.round_id, causes=self._causes, at=self._unix(now)))
+        return True
 
     # how it is noted
 

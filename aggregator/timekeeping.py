@@ -66,8 +66,10 @@ class Timekeeping:
             is_over = any(_ends_a_round(command) for command in commands)
         if is_over:
             timelines.counted(self._machine.population.by_class())
+        causes = {str(cause): detail for cause, detail in self._machine.pausing.causes.items()}
+        is_news = timelines.stands_still(causes, now)  # perhaps nothing happens for long
         n_lines = timelines.n_lines
-        if n_lines and (is_over or n_lines >= MOST_LINES or now - self._written_at >= WRITE_EVERY_S):
+        if n_lines and (is_over or is_news or n_lines >= MOST_LINES or now - self._written_at >= WRITE_EVERY_S):
             self._written_at = now
             self._put_blocking(partial(self._write, timelines.take()))
 

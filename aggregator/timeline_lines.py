@@ -1,4 +1,4 @@
-"""The lines of `timeline.jsonl`: what the aggregator saw of leases, refusals, its own starts and the population.
+"""The lines of `timeline.jsonl`: what the aggregator saw of leases, refusals, pauses, its own starts, the population.
 
 A view, not the truth: nothing is read from it to go on with a run. Of two lines about one lease the later holds.
 
@@ -18,6 +18,7 @@ from shared.errors import ConfigError
 __all__ = [
     "PARTS",
     "LeaseLine",
+    "PauseLine",
     "PopulationLine",
     "RefusalLine",
     "StartLine",
@@ -88,6 +89,16 @@ class StartLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PauseLine:
+    """The run stands still from then on, in or after round `round_id`: the detail by cause; none: it goes on."""
+
+    round_id: int
+    causes: dict[str, str]
+    at: float
+    kind: Literal["pause"] = "pause"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PopulationLine:
     """How many devices of each class have checked in since the aggregator started, at the end of a round."""
 
@@ -96,11 +107,12 @@ class PopulationLine:
     kind: Literal["population"] = "population"
 
 
-TimelineLine: TypeAlias = LeaseLine | RefusalLine | StartLine | PopulationLine
+TimelineLine: TypeAlias = LeaseLine | RefusalLine | PauseLine | StartLine | PopulationLine
 
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "lease": TypeAdapter(LeaseLine),
     "refusal": TypeAdapter(RefusalLine),
+    "pause": TypeAdapter(PauseLine),
     "start": TypeAdapter(StartLine),
     "population": TypeAdapter(PopulationLine),
 }

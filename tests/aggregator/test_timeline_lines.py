@@ -8,6 +8,7 @@ import pytest
 from aggregator.json_lines import append_lines
 from aggregator.timeline_lines import (
     LeaseLine,
+    PauseLine,
     PopulationLine,
     RefusalLine,
     StartLine,
@@ -32,6 +33,7 @@ LINES: list[TimelineLine] = [
         offered_after_s=1.5,
     ),
     RefusalLine(device="d1", device_class="pi-4", round_id=1, reason="data", detail="none", at=12.0),
+    PauseLine(round_id=1, causes={"error": "the rule refused"}, at=12.5),
     PopulationLine(round_id=1, by_class={"pi-4": 2}),
 ]
 

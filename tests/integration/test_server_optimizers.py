@@ -10,6 +10,7 @@ import pytest
 from aggregator.aggregation import Aggregation
 from aggregator.config import Settings
 from aggregator.events import ResumeAsked
+from aggregator.explain import explain
 from aggregator.journal import read_journal
 from aggregator.model_store import ModelStore, ServerState
 from aggregator.part_files import PartFiles
@@ -126,8 +127,12 @@ async def test_optimizer_that_steps_out_of_the_finite_pauses_the_run(
         assert (fleet.status.phase, fleet.status.version) == ("paused", 2)
         assert versions(settings).versions()[-1] == 2
         assert bits(versions(settings).load(2)) == before
+        told = explain(settings.output.folder / "test")
+        assert list(told.pauses) == ["error"]
+        assert told.rounds[-1].cause.startswith("stands still, error: server optimizer 'exploding_optimizer:")
         await fleet.kill(AGGREGATOR)
         fleet.start_aggregator(a_run(tmp_path, {**optimizer, "learning_rate": 0.5}))
         result = await fleet.result()
     assert result.version == 5
+    assert not explain(settings.output.folder / "test").pauses
     assert versions(settings).load(5).optimizer["step/exploding_optimizer:optimizer/n"] == 5
