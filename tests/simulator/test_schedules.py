@@ -34,14 +34,13 @@ from simulator.schedules import LEAST_FOR_RULE, Schedule
 
 pytestmark = pytest.mark.timeout(300)
 
-N_SEEDS = 200
-"""As many as find every planted mistake; `make schedules` goes on to 20,000."""
-PLANT_SEEDS = range(N_SEEDS)
+N_SEEDS = 1000
+PLANT_SEEDS = range(200)
 """A mistake that needs more of them to be found is not looked for hard enough."""
 
 
 @pytest.mark.timeout(900)
-def test_crash_schedules_hold() -> None:
+def test_thousand_crash_schedules_hold() -> None:
     """Whoever dies, nothing that was receipted is lost, nothing counts twice, and the model is the journal's."""
     found = list(verdicts(range(N_SEEDS), jobs=2))
     failed = [
@@ -53,8 +52,8 @@ def test_crash_schedules_hold() -> None:
     assert sorted(verdict.seed for verdict in found) == list(range(N_SEEDS))
     assert min(verdict.n_crashes for verdict in found) >= 2
     assert min(verdict.n_accepted for verdict in found) >= 5
-    assert sum(verdict.n_states for verdict in found) > N_SEEDS
-    assert sum(verdict.n_continued for verdict in found) > N_SEEDS / 2
+    assert sum(verdict.n_states for verdict in found) > 1000
+    assert sum(verdict.n_continued for verdict in found) > 500
 
 
 def test_schedule_is_a_function_of_its_seed() -> None:
