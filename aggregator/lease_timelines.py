@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from aggregator import commands as cmd
 from aggregator import events as ev
 from aggregator.leases import LeaseState
+from aggregator.phases import PauseCause
 from aggregator.records import AcceptRecord, CloseRecord, LeaseRecord, OutcomeRecord, RoundRecord
 from aggregator.timeline_lines import PARTS, LeaseLine, PauseLine, PopulationLine, RefusalLine, StartLine, TimelineLine
 from shared.messages import Kind
@@ -72,7 +73,7 @@ class LeaseTimelines:
         self._refused: dict[str, tuple[str, str]] = {}  # device -> reason, class
         self._closed_at: dict[int, float] = {}  # version -> when no more was taken for it
         self._by_class: dict[str, int] = {}
-        self._causes: dict[str, str] = {}  # for which the run stands still
+        self._causes: dict[PauseCause, str] = {}  # for which the run stands still
         self.round_id = 0
         self.is_between = True
         """Whether no round is collecting: a refusal that begins now keeps a device out of the next."""
@@ -160,12 +161,13 @@ class LeaseTimelines:
             self._by_class = dict(by_class)
             self._lines.append(PopulationLine(round_id=self.round_id, by_class=dict(sorted(by_class.items()))))
 
-    def stands_still(self, causes: Mapping[str, str], now: float) -> bool:
+    def stands_still(self, causes: Mapping[PauseCause, str], now: float) -> bool:
         """Note why the run stands still, or that it goes on; return whether that is news."""
         if causes == self._causes:
             return False
         self._causes = dict(causes)
-        self._lines.append(PauseLine(round_id=self.round_id, causes=self._causes, at=self._unix(now)))
+        told = {str(cause): detail for cause, detail in causes.items()}
+        self._lines.append(PauseLine(round_id=self.round_id, causes=told, at=self._unix(now)))
         return True
 
     # how it is noted

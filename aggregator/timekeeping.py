@@ -66,8 +66,7 @@ class Timekeeping:
             is_over = any(_ends_a_round(command) for command in commands)
         if is_over:
             timelines.counted(self._machine.population.by_class())
-        causes = {str(cause): detail for cause, detail in self._machine.pausing.causes.items()}
-        is_news = timelines.stands_still(causes, now)  # perhaps nothing happens for long
+        is_news = timelines.stands_still(self._machine.pausing.causes, now)  # perhaps nothing happens for long
         n_lines = timelines.n_lines
         if n_lines and (is_over or is_news or n_lines >= MOST_LINES or now - self._written_at >= WRITE_EVERY_S):
             self._written_at = now
