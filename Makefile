@@ -1,6 +1,8 @@
 # One command each; every target first sets up .venv if it has to, and never twice.
 
 PY := .venv/bin/python
+# Processes that share the tests: a test may need more than one core, so no more of them on a larger machine either.
+JOBS ?= 2
 # Debian keeps the broker in /usr/sbin, Homebrew in its own sbin; neither is on every user's PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin
 
@@ -21,7 +23,7 @@ demo: .venv/ready ## twenty devices with bad links learn to read digits over a r
 test: .venv/ready ## every test; ends with what was skipped, and why
 	@mosquitto=$$(command -v mosquitto) && echo "Mosquitto: $$mosquitto, the tests use it" \
 		|| echo "Mosquitto: not found, the tests that need it are skipped (Debian, Ubuntu: apt install mosquitto)"
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 check: .venv/ready ## ruff and mypy
 	@$(PY) -m ruff check

@@ -28,32 +28,34 @@ from edge_client.state_folder import write_durably
 from shared.codecs import CODECS, codec_named, decode_vector
 from shared.parameters import Vector
 from shared.task import Arrays
-from simulator.schedule_pool import verdicts
+from simulator.schedule_pool import judge
 from simulator.schedule_run import Verdict, carry_out
 from simulator.schedules import LEAST_FOR_RULE, Schedule
 
 pytestmark = pytest.mark.timeout(300)
 
 N_SEEDS = 1000
+SEEDS_A_TEST = 25
+"""So few that processes which share the tests end together."""
 PLANT_SEEDS = range(200)
 """A mistake that needs more of them to be found is not looked for hard enough."""
 
 
-@pytest.mark.timeout(900)
-def test_thousand_crash_schedules_hold() -> None:
+@pytest.mark.parametrize("first", range(0, N_SEEDS, SEEDS_A_TEST))
+def test_thousand_crash_schedules_hold(first: int) -> None:
     """Whoever dies, nothing that was receipted is lost, nothing counts twice, and the model is the journal's."""
-    found = list(verdicts(range(N_SEEDS), jobs=2))
+    found = judge(range(first, first + SEEDS_A_TEST))
     failed = [
         f"{violation}: python -m simulator schedules --seed {verdict.seed}"
         for verdict in found
         for violation in verdict.violations
     ]
     assert not failed, "\n".join(failed)
-    assert sorted(verdict.seed for verdict in found) == list(range(N_SEEDS))
+    assert [verdict.seed for verdict in found] == list(range(first, first + SEEDS_A_TEST))
     assert min(verdict.n_crashes for verdict in found) >= 2
     assert min(verdict.n_accepted for verdict in found) >= 5
-    assert sum(verdict.n_states for verdict in found) > 1000
-    assert sum(verdict.n_continued for verdict in found) > 500
+    assert sum(verdict.n_states for verdict in found) > SEEDS_A_TEST
+    assert sum(verdict.n_continued for verdict in found) > 0
 
 
 def test_schedule_is_a_function_of_its_seed() -> None:

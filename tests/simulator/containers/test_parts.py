@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,12 +66,14 @@ lasts_s = 0.2
 
 
 @pytest.fixture
-def scenario(tmp_path: Path) -> Path:
+def scenario() -> Iterator[Path]:
     """A fleet of two and its task."""
-    (tmp_path / "slow_task.py").write_text(TASK)
-    path = tmp_path / "s.toml"
-    path.write_text(SCENARIO)
-    return path
+    # not in tmp_path: with the test's name in it, sockets in the run's folder have paths longer than a socket may have
+    with tempfile.TemporaryDirectory(prefix="fedmq-") as folder:
+        (Path(folder) / "slow_task.py").write_text(TASK)
+        path = Path(folder) / "s.toml"
+        path.write_text(SCENARIO)
+        yield path
 
 
 def started(scenario: Path, port: int, *arguments: str) -> "subprocess.Popen[bytes]":
