@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_client.training import Finished, Gate, carry_out
 from shared.chunking import sha256_hex
 from shared.codecs import codec_named, decode_vector
+from shared.errors import ConfigError
 from shared.messages import Assignment, Kind, Reported
 from shared.parameters import ParameterSpec, Vector
 from shared.task import Arrays, Client, Task
@@ -41,6 +42,7 @@ class Attacker:
 
     def __init__(self, attack: AttackSettings, task: Task, colluders: Sequence[Client]) -> None:
         self._attack, self._task, self._colluders = attack, task, tuple(colluders)
+        self._has_learned_wrong = False
 
     def __call__(
         self,
@@ -51,10 +53,15 @@ class Attacker:
         spec: ParameterSpec,
         **others: Any,
     ) -> Finished | None:
-        """See `edge_client.training.carry_out`."""
+        """See `edge_client.training.carry_out`.
+
+        Raises:
+            ConfigError: labels are to be flipped, and the task learns the same as ever.
+        """
         if order.kind is Kind.TRAIN and order.work is not None and self._attack.kind == "label-flip":
-            options = {**order.work.options, FLIP_LABELS: True}
+            honest, options = order, {**order.work.options, FLIP_LABELS: True}
             order = order.model_copy(update={"work": order.work.model_copy(update={"options": options})})
+            self._refuse_right_labels(order, honest, client, received, spec)
         finished = carry_out(order, client=client, received=received, spec=spec, **others)
         if finished is None or finished.report.outcome is not Reported.TRAINED:
             return finished
@@ -82,6 +89,32 @@ class Attacker:
         sent = poisoned(self._attack, own, [each for each in others if each is not None] or [own], rng)
         return codec_named(order.codec, theirs).encode(sent, order.codec_seed)
 
+    def _refuse_right_labels(
+        self,
+        flipped: Assignment,
+        honest: Assignment,
+        client: Client,
+        received: Callable[[], tuple[ParameterSpec, Vector]],
+        spec: ParameterSpec,
+    ) -> None:
+        """Look once whether the option changes what is learned, or the rehearsal would praise a rule for nothing.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self._has_learned_wrong:
+            return
+        wrong, right = (self._learned(client, order, received, spec) for order in (flipped, honest))
+        if wrong is None or right is None or not right.any():
+            return  # nothing was learned at all, so nothing is known yet
+        if (wrong == right).all():
+            raise ConfigError(
+                f"the task learns the same with the option {FLIP_LABELS} as without it",
+                where="attack label-flip",
+                hint=f"let its train take n - 1 - y for each label y of n where work.options has {FLIP_LABELS}",
+            )
+        self._has_learned_wrong = True
+
     @property
     def _knows_others(self) -> bool:
         return needs_colluders(self._attack)
@@ -96,10 +129,20 @@ class Attacker:
         """Return what a colluder would have sent for the same model; None: it has nothing to train on."""
         assert order.work is not None
         work = order.work.model_copy(update={"seed": _number(order.model.digest, colluder.id)})
+        return self._learned(colluder, order.model_copy(update={"work": work}), received, spec)
+
+    def _learned(
+        self,
+        client: Client,
+        order: Assignment,
+        received: Callable[[], tuple[ParameterSpec, Vector]],
+        spec: ParameterSpec,
+    ) -> NDArray[np.float32] | None:
+        """Return what comes of some work at once; None: nothing."""
         finished = carry_out(
-            order.model_copy(update={"work": work}),
+            order,
             task=self._task,
-            client=colluder,
+            client=client,
             received=received,
             spec=spec,
             state=_nothing,

@@ -61,6 +61,7 @@ class Outcomes:
         by_class: leases of training, by class of device; a device that says none is of its group's.
         reasons: of those that were rejected, and of those that failed, how many for which reason.
         failure: the words in which most devices said why they failed, "" where none did.
+        codecs: of the updates that count, how many came in which.
         starts: of the aggregator.
         is_finished: whether the run came to its end.
     """
@@ -73,6 +74,7 @@ class Outcomes:
     is_finished: bool
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     failure: str = ""
+    codecs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def median_s(self) -> float:
@@ -104,6 +106,7 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
     kinds: dict[str, int] = defaultdict(int)
     reasons: dict[str, Counter[str]] = {REJECTED: Counter(), FAILED: Counter()}
     failures: Counter[str] = Counter()
+    codecs: Counter[str] = Counter()
     for row in rows:
         kinds[row.kind] += 1
         lease = row.lease or ""
@@ -111,6 +114,7 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
             leases[lease] = row
         elif row.kind == "accept":
             became[lease] = "accepted"
+            codecs[row.body["codec"]] += 1
         elif row.kind == "outcome":
             how, is_lost = row.body["outcome"], row.body.get("is_lost")
             if lease in leases and how in reasons:
@@ -134,6 +138,7 @@ def outcomes_of(rows: Iterable[Row], seconds: Sequence[float]) -> Outcomes:
         is_finished=kinds["finish"] > 0,
         reasons={how: dict(sorted(counts.items())) for how, counts in reasons.items() if counts},
         failure=min(failures, key=lambda words: (-failures[words], words), default=""),
+        codecs=dict(sorted(codecs.items())),
     )
 
 

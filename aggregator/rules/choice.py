@@ -130,4 +130,6 @@ class _Own:
             raise ConfigError(f"{refused} returned {list(found.shape)} for {cohort.n_params} parameters", hint=hint)
         if not np.isfinite(found).all():
             raise ConfigError(f"{refused} returned NaN or Inf", hint=hint)
+        if (largest := np.abs(found).max(initial=0.0)) > np.finfo(np.float32).max:
+            raise ConfigError(f"{refused} returned {largest:.3g}, which is no float32", hint=hint)
         return found

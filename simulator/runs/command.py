@@ -31,7 +31,7 @@ __all__ = ["run"]
 
 INTERRUPTED_CODE = 130
 PICTURES = ("learning.png", "rounds.png")
-NO_PICTURES = "no round has ended, or matplotlib is not installed (pip install 'fedmq[plot]')"
+NO_PICTURES = "output.plot is false, no round has ended, or matplotlib is not installed (pip install 'fedmq[plot]')"
 
 
 def run(

@@ -88,6 +88,7 @@ class Report:
             f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, "
             f"{f'{n} rejected, ' if (n := leases['rejected']) else ''}{leases['lost']} lost; {totals['fits']} fits",
             *_reasons(fields["reasons"], fields["failure"]),
+            *_mixed(fields["codecs"]),
             f"Traffic:  {size_text(totals['bytes_up'])} up, {size_text(totals['bytes_down'])} down, over all links",
             f"Devices:  {_hours(seconds['training'])} training, {_hours(seconds['radio'])} with the radio on, "
             f"{_hours(seconds['idle'])} idle",
@@ -151,6 +152,7 @@ def report_of(
         },
         "reasons": outcomes.reasons if outcomes else {},
         "failure": outcomes.failure if outcomes else "",
+        "codecs": dict(outcomes.codecs) if outcomes else {},
         "classes": _classes(scenario, simulated.spent, outcomes),
         "befell": {str(name): n for name, n in sorted(simulated.struck.items())},
         "rounds": [_round(each, cost) for each, cost in zip(history.rounds, costs, strict=True)],
@@ -276,6 +278,12 @@ def _reasons(reasons: Mapping[str, Mapping[str, int]], failure: str) -> Iterator
     for how, counts in reasons.items():
         words = f"; mostly: {for_people(failure)}" if how == FAILED and failure else ""
         yield f"{f'{how.capitalize()}:':10}{', '.join(f'{reason} {n}' for reason, n in counts.items())}{words}"
+
+
+def _mixed(codecs: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line of how many updates came in which codec, where that was not one and the same."""
+    if len(codecs) > 1:
+        yield f"Codecs:   {', '.join(f'{n} {name}' for name, n in codecs.items())}"
 
 
 def _median(seconds: Sequence[float]) -> float | None:

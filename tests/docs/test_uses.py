@@ -68,7 +68,6 @@ def test_settings_for_a_real_run_are_those_of_the_scenario(use: str, tmp_path: P
     assert {"--data", "--id"} <= set(own_data)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("use", USES)
 def test_command_runs_and_prints_what_the_page_shows(use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds of it: it ends well, and each line of the page's sample begins as one of its lines does."""

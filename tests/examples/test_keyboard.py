@@ -160,7 +160,6 @@ def test_a_phone_learns_from_its_text() -> None:
     assert bits(trained.parameters, phone(SMALL)) < 0.8 * bits(start, phone(SMALL))
 
 
-@pytest.mark.timeout(60)
 def test_split_is_the_same_in_another_process() -> None:
     """Two phones that run the same Python agree on who has what."""
     program = "from examples.keyboard import test_data; print(test_data(2, None, None).tensors[0].tolist())"

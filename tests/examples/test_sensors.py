@@ -197,7 +197,6 @@ def test_the_model_is_small_and_a_station_learns() -> None:
     assert error_of(trained.parameters, station(20)) < 0.67 * error_of(start.parameters, station(20))
 
 
-@pytest.mark.timeout(60)
 def test_data_are_the_same_in_another_process() -> None:
     """They are a function of the file alone."""
     program = "from examples.sensors import generated; print([values.tolist() for values in generated(4)])"

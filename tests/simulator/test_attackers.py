@@ -1,5 +1,6 @@
 """Attackers: well-formed reports, in agreement with each other, of which the aggregator takes what it can believe."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,27 @@ import pytest
 
 from edge_client.training import CarryOut, Finished, Gate, carry_out
 from shared.chunking import sha256_hex
+from shared.errors import ConfigError
 from shared.messages import Kind
 from shared.parameters import ParameterSpec, Vector
-from shared.task import Client, ClientId
+from shared.task import Arrays, Client, ClientId, Task, Trained, Work
 from simulator.attackers import Attacker
 from simulator.scenarios.attacks import AttackSettings
 from tests.edge_client.builders import an_order
 from tests.integration.linear import LinearTask
 from tests.simulator.runs.fleets import a_scenario, simulated
 
-TASK = LinearTask()
+
+class FlippingTask(LinearTask):
+    """Knows of wrong labels."""
+
+    def train(self, parameters: Arrays, work: Work, client: Client) -> Trained:
+        """Learn backwards where it is asked to."""
+        backwards = -1 if work.options.get("flip_labels") else 1
+        return super().train(parameters, replace(work, learning_rate=backwards * work.learning_rate), client)
+
+
+TASK = FlippingTask()
 SPEC = ParameterSpec.of(TASK.initial_parameters(0))
 COLLUDERS = [Client(id=ClientId(f"bad-{i}"), partition=(i, 8)) for i in (5, 6, 7)]
 KINDS = ("sign-flip", "inner-product", "little", "label-flip", "gaussian", "nan")
@@ -42,9 +54,9 @@ def carried_out(by: CarryOut, client: Client, **changes: Any) -> Finished:
     return finished
 
 
-def attacker(kind: str, **fields: Any) -> Attacker:
+def attacker(kind: str, *, task: Task = TASK) -> Attacker:
     """Return an attacker who knows the others."""
-    return Attacker(AttackSettings.model_validate({"kind": kind, **fields}), TASK, COLLUDERS)
+    return Attacker(AttackSettings.model_validate({"kind": kind}), task, COLLUDERS)
 
 
 def values(finished: Finished) -> np.ndarray:
@@ -62,7 +74,24 @@ def test_report_is_that_of_an_honest_device_but_for_the_numbers(kind: str, codec
     own = {"size", "sha256", "metrics"}
     assert found.report.model_dump(exclude=own) == honest.report.model_dump(exclude=own)
     assert len(found.payload) == len(honest.payload)
-    assert (found.payload == honest.payload) == (kind == "label-flip")  # this task knows of no wrong labels
+    assert found.payload != honest.payload
+
+
+def test_task_that_knows_of_no_wrong_labels_is_refused_by_name(tmp_path: Path) -> None:
+    """A rehearsal in which nobody attacks would praise every rule. Where nothing is learned, nothing is known yet."""
+    with pytest.raises(ConfigError, match="attack label-flip: the task learns the same with the option flip_labels"):
+        carried_out(attacker("label-flip", task=LinearTask()), COLLUDERS[0])
+    still = an_order(kind=Kind.TRAIN).work
+    assert still is not None
+    still = still.model_copy(update={"learning_rate": 1e-60})
+    carried_out(attacker("label-flip", task=LinearTask()), COLLUDERS[0], work=still)
+    scenario = a_scenario(
+        devices={"board": {"count": 2}, "bad": {"count": 1, "class": "board", "attack": {"kind": "label-flip"}}},
+        classes={"board": {"seconds_per_batch": 0.1}},
+        run={"round": {"report_goal": 3, "over_selection": 1.0}, "stop": {"rounds": 1}},
+    )
+    with pytest.raises(ConfigError, match="n - 1 - y for each label y"):
+        simulated(scenario, tmp_path)
 
 
 def test_attackers_agree_without_a_word() -> None:

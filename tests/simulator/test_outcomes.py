@@ -33,8 +33,8 @@ def test_shares_by_class_are_of_the_leases_of_training() -> None:
             lease("3", "porch-1", device_class="pi-4"),
             lease("4", "porch-2", device_class="pi-4"),
             lease("5", "porch-1", device_class="pi-4", kind="evaluate"),
-            ("accept", "1", {}),
-            ("accept", "3", {}),
+            ("accept", "1", {"codec": "one-bit"}),
+            ("accept", "3", {"codec": "int8"}),
             outcome("2", "discarded"),
             outcome("5", "accepted"),
             ("commit", None, {}),
@@ -47,6 +47,7 @@ def test_shares_by_class_are_of_the_leases_of_training() -> None:
     assert found.by_class["pi-4"].devices == {"porch-1", "porch-2"}
     assert (found.committed, found.abandoned, found.starts, found.is_finished) == (1, 1, 1, True)
     assert found.total.leases == 4
+    assert found.codecs == {"int8": 1, "one-bit": 1}
 
 
 @pytest.mark.parametrize(

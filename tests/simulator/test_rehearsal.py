@@ -149,7 +149,6 @@ def test_rehearsal_with_classes_and_faults_comes_to_its_end(scenario: Path, tmp_
     assert all(each > 0 for each in found.bytes_up.values())
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("is_below", [True, False])
 def test_device_that_may_join_is_called_with_the_python_in_use(
     scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_below: bool
@@ -167,7 +166,6 @@ def test_device_that_may_join_is_called_with_the_python_in_use(
     assert words[5:] == ["--fleet", "rehearsed", "--task", "mean_task:Mean", "--id", "late-1", "--once"]
 
 
-@pytest.mark.timeout(60)
 def test_process_that_fails_ends_the_rehearsal_with_its_log(scenario: Path, tmp_path: Path) -> None:
     """A task that cannot be imported: exit 2 with the cause, which stands in the log of whoever failed first."""
     (tmp_path / "mean_task.py").write_text("import no_such_module\n")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,15 @@ def test_run_whose_time_is_up_reports_what_there_is(tmp_path: Path) -> None:
     assert 1 <= len(report.rounds) <= 3
     assert report.fields["waits_for"] == came.waits_for
     assert "Waiting:  reports of round" in "\n".join(report.lines())
+
+
+def test_report_counts_updates_by_codec_and_says_so_where_they_are_mixed(tmp_path: Path) -> None:
+    """Who reads that one round took int8 and one bit need not look at every lease."""
+    report = simulated(_one_class(3), tmp_path)[1]
+    assert report.fields["codecs"] == {"int8": report.fields["totals"]["leases"]["accepted"]}
+    mixed = replace(report, fields={**report.fields, "codecs": {"int8": 40, "one-bit": 10}})
+    assert "Codecs:   40 int8, 10 one-bit" in mixed.lines()
+    assert not [line for line in report.lines() if line.startswith("Codecs:")]
 
 
 def test_run_that_rejects_everything_says_for_what(tmp_path: Path) -> None:
