@@ -69,6 +69,8 @@ def run(toml: Toml, as_json: Json = False, log_level: Level = "info") -> None:
             f"{result.run}: finished by {result.cause}, {result.version} versions in {result.rounds} rounds  {metrics}"
         )
         typer.echo("reports: " + "  ".join(f"{state} {n}" for state, n in result.counts.items()))
+        if result.left_out:
+            typer.echo("left out: " + ", ".join(f"{n} for {reason}" for reason, n in result.left_out.items()))
         for name in ("model", "best", "history", "plot"):
             if facts[name] is not None:
                 typer.echo(f"{name:8}{facts[name]}")

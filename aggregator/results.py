@@ -36,6 +36,7 @@ class RunResult:
         metrics: the last known.
         counts: train leases by state.
         refused: messages by reason.
+        left_out: devices that were there at the end and took no part, by reason.
         bytes_up: received from devices.
         bytes_down: published, each piece once.
         loop_lag_ms: how late the event loop was, in milliseconds; None: nobody measured.
@@ -49,6 +50,7 @@ class RunResult:
     metrics: dict[str, float]
     counts: dict[str, int]
     refused: dict[str, int]
+    left_out: dict[str, int]
     bytes_up: int
     bytes_down: int
     loop_lag_ms: LagSummary | None
@@ -178,6 +180,7 @@ class Results:
             metrics=dict(machine.stopping.metrics),
             counts=counts,
             refused=refused,
+            left_out={str(reason): n for reason, n in sorted(machine.population.refusals().items())},
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             loop_lag_ms=lag,

@@ -89,6 +89,7 @@ class Report:
             f"{f'{n} rejected, ' if (n := leases['rejected']) else ''}{leases['lost']} lost; {totals['fits']} fits",
             *_reasons(fields["reasons"], fields["failure"]),
             *_mixed(fields["codecs"]),
+            *_left_out(fields["left_out"]),
             f"Traffic:  {size_text(totals['bytes_up'])} up, {size_text(totals['bytes_down'])} down, over all links",
             f"Devices:  {_hours(seconds['training'])} training, {_hours(seconds['radio'])} with the radio on, "
             f"{_hours(seconds['idle'])} idle",
@@ -152,6 +153,7 @@ def report_of(
         },
         "reasons": outcomes.reasons if outcomes else {},
         "failure": outcomes.failure if outcomes else "",
+        "left_out": simulated.result.left_out if simulated.result else {},
         "codecs": dict(outcomes.codecs) if outcomes else {},
         "classes": _classes(scenario, simulated.spent, outcomes),
         "befell": {str(name): n for name, n in sorted(simulated.struck.items())},
@@ -284,6 +286,12 @@ def _mixed(codecs: Mapping[str, int]) -> Iterator[str]:
     """Yield a line of how many updates came in which codec, where that was not one and the same."""
     if len(codecs) > 1:
         yield f"Codecs:   {', '.join(f'{n} {name}' for name, n in codecs.items())}"
+
+
+def _left_out(reasons: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line of why devices that were there at the end took no part, where there were any."""
+    if reasons:
+        yield f"Left out: {', '.join(f'{n} devices for {reason}' for reason, n in reasons.items())}, at the end"
 
 
 def _median(seconds: Sequence[float]) -> float | None:

@@ -95,8 +95,10 @@ def test_device_refuses_while_its_class_has_too_little_memory(tmp_path: Path) ->
         },
         run={"round": {"report_goal": 2}, "stop": {"rounds": 2}},
     )
-    classes = simulated(scenario, tmp_path)[1].fields["classes"]
+    report = simulated(scenario, tmp_path)[1]
+    classes = report.fields["classes"]
     assert classes["pi-4"]["accepted"] == 4
+    assert "Left out: 2 devices for memory, at the end" in report.lines()
     assert classes["pi-zero-2"]["leases"] == 0
 
 
