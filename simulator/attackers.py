@@ -2,8 +2,9 @@
 
 What is sent is well formed, under its lease, with its checksum: nothing but the numbers is wrong. The honest code stays
 as it is; `carry_out` is called, and its report rewritten. Attackers that know each other compute each other's updates,
-each on the other's data, so that they agree without a word between them, in any process and to the bit; the time that
-it takes is not counted.
+each on the other's data, so that they agree without a word between them, in any process and to the bit, on what each
+then encodes with the codec of its own lease. The time that it takes is not counted. What a device keeps between
+updates is its own: of the others they compute what comes of none.
 
 Not here: the attacks (`scenarios/attacks.py`).
 """
@@ -27,6 +28,8 @@ from simulator.scenarios.attacks import FLIP_LABELS, AttackSettings, needs_collu
 
 __all__ = ["Attacker"]
 
+EXACT = "float32"
+"""The codec in which attackers tell each other what they have learned."""
 NO_NUMBER = b"\xff"
 """A float of any width whose bytes are all of it is NaN."""
 
@@ -138,7 +141,11 @@ class Attacker:
         received: Callable[[], tuple[ParameterSpec, Vector]],
         spec: ParameterSpec,
     ) -> NDArray[np.float32] | None:
-        """Return what comes of some work at once; None: nothing."""
+        """Return what comes of some work at once, as no codec has touched it; None: nothing."""
+        assert order.work is not None
+        n_params, work = received()[0].n_params, order.work.model_copy(update={"state_of": None})
+        plain = {"codec": EXACT, "max_bytes": codec_named(EXACT).encoded_bytes(n_params), "work": work}
+        order = order.model_copy(update=plain)
         finished = carry_out(
             order,
             task=self._task,

@@ -29,10 +29,11 @@ class ExactBuffers:
     """
 
     def __init__(self, codec: Codec, is_buffer: NDArray[np.bool_]) -> None:
-        self.name, self.needs_feedback, self.has_fixed_length = codec.name, codec.needs_feedback, codec.has_fixed_length
+        self.name, self.needs_feedback = codec.name, codec.needs_feedback
         self._codec, self._is_buffer = codec, is_buffer
         self._n_buffers = int(np.count_nonzero(is_buffer))
         self._n_others = len(is_buffer) - self._n_buffers
+        self.has_fixed_length = codec.has_fixed_length or not self._n_others
 
     def encode(self, vector: NDArray[np.float32], seed: int) -> bytes:
         self._refuse_other(len(vector))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from edge_client.training import CarryOut, Finished, Gate, carry_out
+from shared.algorithms import extended
 from shared.chunking import sha256_hex
+from shared.codecs import codec_named, decode_vector
 from shared.errors import ConfigError
 from shared.messages import Kind
 from shared.parameters import ParameterSpec, Vector
@@ -97,10 +99,41 @@ def test_task_that_knows_of_no_wrong_labels_is_refused_by_name(tmp_path: Path) -
 def test_attackers_agree_without_a_word() -> None:
     """What each computes of all of them is the same to the bit, whoever asks."""
     for kind in ("inner-product", "little"):
-        found = {carried_out(attacker(kind), each).payload for each in COLLUDERS}
+        found = {carried_out(attacker(kind), each, codec="float32").payload for each in COLLUDERS}
         assert len(found) == 1
-    flipped = {carried_out(attacker("sign-flip"), each).payload for each in COLLUDERS}
-    assert len(flipped) == 3
+        coarse = [
+            carried_out(attacker(kind), each, codec="int8", codec_seed=seed) for seed, each in enumerate(COLLUDERS)
+        ]
+        meant = np.frombuffer(found.pop(), np.float32)
+        for each in coarse:  # off by the rounding of its own lease, and by nobody else's
+            sent = decode_vector(codec_named("int8"), each.payload, SPEC.n_params)
+            assert np.abs(sent - meant).max() <= np.abs(meant).max() / 126
+
+
+@pytest.mark.parametrize("kind", ["inner-product", "little"])
+def test_attackers_agree_whatever_each_keeps_between_its_updates(kind: str) -> None:
+    """SCAFFOLD's second work goes on from a state that nobody else has; the attack is none the weaker."""
+    theirs = extended(SPEC, "scaffold")
+    kept = {"c": np.zeros(int(SPEC.is_trainable.sum()), np.float32)}
+
+    def sent(client: Client, state_of: str | None) -> bytes:
+        order = an_order(kind=Kind.TRAIN)
+        assert order.work is not None
+        work = order.work.model_copy(update={"algorithm": "scaffold", "state_of": state_of})
+        finished = attacker(kind)(
+            order.model_copy(update={"work": work, "max_bytes": 10_000}),
+            task=TASK,
+            client=client,
+            received=lambda: (theirs, np.zeros(theirs.n_params, np.float32)),
+            spec=SPEC,
+            state=dict,
+            gate=Gate(lambda: 0.0, None),
+            kept=lambda lease: {} if lease is None else kept,
+        )
+        assert finished is not None
+        return finished.payload
+
+    assert len({sent(client, state_of) for client in COLLUDERS for state_of in (None, "0" * 32)}) == 1
 
 
 def test_what_is_sent_follows_from_honest_updates() -> None:

@@ -68,6 +68,15 @@ def test_another_length_is_refused(name: str, wrong: int) -> None:
     assert caught.value.reason is Reason.LENGTH or (not both.has_fixed_length and wrong == -1)
 
 
+@pytest.mark.parametrize("name", LOSSY)
+@pytest.mark.parametrize("n_bytes", [1, 4, 100, 196, 199, 201, 204])
+def test_another_length_of_buffers_alone_is_refused(name: str, n_bytes: int) -> None:
+    """There is no codec behind which a shorter payload could be whole."""
+    with pytest.raises(PeerError) as caught:
+        decode_vector(ExactBuffers(CODECS[name], np.ones(50, np.bool_)), bytes(n_bytes), 50)
+    assert caught.value.reason is Reason.LENGTH
+
+
 def test_bytes_by_hand() -> None:
     """Values 1, 2 as float16, then the buffer 0.5 as float32, although it lies between them."""
     both = ExactBuffers(codec_named("float16"), np.array([False, True, False]))
