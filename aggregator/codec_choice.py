@@ -3,11 +3,13 @@
 "auto" gives int8 wherever nothing speaks against it: whole floats bring the model nothing that is worth four times the
 bytes (`shared/codecs/int8.py`). One bit a value is given to a device alone whose link would not bring int8 up in the
 share of the window that is for the way up, and only where so many updates are averaged that its error averages out
-(`shared/codecs/one_bit.py`): with fewer the round is better off without that device than with that noise. Nothing is
-averaged out where a rule looks at single updates, a norm is bounded (that of a decoded one is 1.25 times as large), or
-an algorithm's state or weight hangs on one update. Floats are for devices that speak nothing else. A codec that keeps
-something on the device is never given unless it is named: what it has left out counts only if that device comes back,
-and nobody can promise that for a fleet.
+(`shared/codecs/one_bit.py`): with fewer the round is better off without that device than with that noise. An update
+that weighs as much as several is averaged with as many fewer of its like: where each weighs at most a share 1/n of a
+round, the squares of the shares sum to 1/n at most, as those of n equal ones. Nothing is averaged out where a rule
+looks at single updates, a norm is bounded (that of a decoded one is 1.25 times as large), or an algorithm's state or
+weight hangs on one update; a device that speaks nothing else is then refused. Floats are for devices that do not speak
+int8. A codec that keeps something on the device is never given unless it is named: what it has left out counts only if
+that device comes back, and nobody can promise that for a fleet.
 
 A device does not flip at a threshold: back from one bit to int8 it needs twice the rate. What of a device's uplink is
 known, and how, is in `track_records.py`; of an unknown one nothing is held against int8.
@@ -46,7 +48,7 @@ def choose(
     policy: str = AUTO,
     uplink_bytes_per_s: float | None = None,
     seconds_left: float,
-    n_averaged: int,
+    n_averaged: float,
     before: str = "",
     max_bytes: int | None = None,
 ) -> str | None:
@@ -58,7 +60,7 @@ def choose(
         policy: "auto", or the name of the one for all.
         uplink_bytes_per_s: of the device, as far as it was measured; 0: an update never came up; None: unknown.
         seconds_left: until the update must have come.
-        n_averaged: so many updates are averaged, as equals.
+        n_averaged: so many updates of the weight of this one are averaged, at least.
         before: with which it was asked last; "": never.
         max_bytes: an update must not be larger; None: the codec says how large.
     """
@@ -69,9 +71,11 @@ def choose(
     if policy != AUTO:
         return policy if will_do(policy) else None
     usual = next((name for name in _USUAL if will_do(name)), None)
-    if usual is None or not will_do(ONE_BIT):
-        return usual or (ONE_BIT if will_do(ONE_BIT) else None)
-    if uplink_bytes_per_s is None or n_averaged < LEAST_FOR_ONE_BIT:
+    if n_averaged < LEAST_FOR_ONE_BIT or not will_do(ONE_BIT):
+        return usual
+    if usual is None:
+        return ONE_BIT
+    if uplink_bytes_per_s is None:
         return usual
     share = UP_SHARE / (HYSTERESIS if before == ONE_BIT else 1.0)
     return usual if SAFETY * update_bytes[usual] <= share * seconds_left * uplink_bytes_per_s else ONE_BIT
@@ -88,7 +92,7 @@ class CodecChoice:
     def __init__(self, settings: Settings, update_bytes: Mapping[str, int]) -> None:
         self._policy, self._update_bytes = settings.training.codec, update_bytes
         self._max_bytes = settings.transfer.max_update_bytes
-        self._n_averaged = settings.round.report_goal if _averages(settings) else 1
+        self._n_averaged = settings.round.quorum_count if _averages(settings) else 1
         self.usual = codec_named(_USUAL[0] if self._policy == AUTO else self._policy)
         """What a device is given of which nothing is known."""
 
@@ -118,8 +122,10 @@ class CodecChoice:
         if self.of(usable, uplink_bytes_per_s=None, seconds_left=0.0) is not None:
             return None
         if self._policy == AUTO:
-            fits = "" if self._max_bytes is None else f" that fits in transfer.max_update_bytes = {self._max_bytes}"
-            return f"speaks none of {', '.join((*_USUAL, ONE_BIT))}{fits}: bring its client up to date"
+            wanted = (*_USUAL, *((ONE_BIT,) if self._n_averaged >= LEAST_FOR_ONE_BIT else ()))
+            if self._max_bytes is not None and not usable.isdisjoint(wanted):
+                return f"an update does not fit in transfer.max_update_bytes = {self._max_bytes}: raise that"
+            return f"speaks none of {', '.join(wanted)}: bring its client up to date"
         if self._policy in speaks and not keeps_state:
             return (
                 f'{self._policy} needs a device that keeps state: choose training.codec = "auto", or let it keep some'
@@ -130,16 +136,22 @@ class CodecChoice:
         )
 
     def of(
-        self, speaks: Collection[str], *, uplink_bytes_per_s: float | None, seconds_left: float, before: str = ""
+        self,
+        speaks: Collection[str],
+        *,
+        uplink_bytes_per_s: float | None,
+        seconds_left: float,
+        relative_weight: float = 1.0,
+        before: str = "",
     ) -> str | None:
-        """Return the codec for one lease: see `choose`."""
+        """Return the codec for one lease: see `choose`; `relative_weight`: of the device, the mean of all being 1."""
         return choose(
             speaks,
             self._update_bytes,
             policy=self._policy,
             uplink_bytes_per_s=uplink_bytes_per_s,
             seconds_left=seconds_left,
-            n_averaged=self._n_averaged,
+            n_averaged=self._n_averaged / relative_weight,
             before=before,
             max_bytes=self._max_bytes,
         )
@@ -159,8 +171,10 @@ def one_bit_doubt(settings: Settings) -> str | None:
         return None
     if not _averages(settings):
         return "some updates count alone or more: a rule, a bound on norms, reweighting, an algorithm's state or weight"
-    if settings.round.report_goal < LEAST_FOR_ONE_BIT:
-        return f"round.report_goal = {settings.round.report_goal} averages fewer than {LEAST_FOR_ONE_BIT} updates"
+    if (quorum := settings.round.quorum_count) < LEAST_FOR_ONE_BIT:
+        return (
+            f"a quorum (round.quorum x round.report_goal) of {quorum} averages fewer than {LEAST_FOR_ONE_BIT} updates"
+        )
     return None
 
 

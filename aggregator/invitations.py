@@ -162,8 +162,13 @@ class Invitations:
     def _codec_for(self, device: str, left_s: float) -> str:
         member, records = self._population.get(device), self._tally.records
         speaks = frozenset[str]() if member is None else member.codecs
-        uplink, before = records.uplink(device), records.codec_of(device)
-        chosen = self._codecs.of(speaks, uplink_bytes_per_s=uplink, seconds_left=left_s, before=before)
+        chosen = self._codecs.of(
+            speaks,
+            uplink_bytes_per_s=records.uplink(device),
+            seconds_left=left_s,
+            relative_weight=records.relative_weight(device),
+            before=records.codec_of(device),
+        )
         return chosen or self._codecs.usual.name  # one that speaks none is refused before it can be asked
 
     def _order(self, device: str, round_id: int) -> WorkOrder:

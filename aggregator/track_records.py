@@ -14,6 +14,8 @@ aggregator busy: so the largest of the last few is taken. Of a small update, whi
 of that time is such words, and it says little: a second is left out, but at most half of all, so that what is taken for
 the rate is never over twice that bound. An update that was on its way up and came too late halves what was measured;
 without any measure the device's link is known to be too thin.
+
+What a device counts against others is known of its last update that did.
 """
 
 import sys
@@ -53,6 +55,7 @@ class _TrackRecord:
     asked_round: int | None = None
     counted_round: int | None = None
     num_examples: int = 0
+    weight: float = 0.0
     loss: float | None = None
     seconds: float = 0.0
     codec: str = ""
@@ -66,6 +69,7 @@ class TrackRecords:
         self._of: dict[str, _TrackRecord] = {}
         self._classes: dict[str, _Share] = {}
         self._fleet = _Share()
+        self._weight_of_all, self._n_weighed = 0.0, 0  # Σ weight of the last update of each device that had one
         self._utilities: dict[int, float] = {}  # round -> Σ num_examples x loss, in order of the rounds
         self.n_asked = 0
         """Train leases so far."""
@@ -98,6 +102,9 @@ class TrackRecords:
             found = self._of[update.device] = _TrackRecord("", _Share())
         found.counted_round = update.round_id
         found.num_examples, found.loss, found.seconds = update.num_examples, update.loss, update.seconds
+        self._weight_of_all += update.weight - found.weight
+        self._n_weighed += not found.weight
+        found.weight = update.weight
         if (rate := _rate_of(update)) is not None:
             found.rates = (*found.rates, rate)[-RATES_KEPT:]
         gain = update.num_examples * max(0.0, update.loss or 0.0)
@@ -126,6 +133,11 @@ class TrackRecords:
         """Return how many bytes a second come up from a device; None: nothing is known of its link."""
         found = self._of.get(device)
         return max(found.rates) if found is not None and found.rates else None
+
+    def relative_weight(self, device: str) -> float:
+        """Return how many times as much a device counts as the mean of all; 1 when nothing is known of it."""
+        found = self._of.get(device)
+        return found.weight * self._n_weighed / self._weight_of_all if found is not None and found.weight else 1.0
 
     def codec_of(self, device: str) -> str:
         """Return with which codec a device was asked last, "" if it never was."""

@@ -39,7 +39,8 @@ class UpdateRows:
         """See `Rows`."""
         self._file.seek(self.n_rows * self._n_params * VALUE_BYTES)
         for _, block in in_order(blocks, self._n_params):
-            row = block if scale == 1.0 else block * np.float32(scale)
+            # a tiny factor has few digits as float32
+            row = block if scale == 1.0 else np.multiply(block, scale, dtype=np.float64)
             self._file.write(np.ascontiguousarray(row, dtype=np.float32).data)
         self.n_rows += 1
 

@@ -2,9 +2,10 @@
 
 A streaming rule forgets an update as soon as it was added. These cannot: they are told every update once, which is
 written away as a row of float32 (`Rows`), and read the rows back as blocks of columns when the round is closed. Memory:
-O(model) for the result, and one block of columns, at most `COLUMN_BYTES`, however many updates there are; disk: 4 bytes
-a parameter and update while the round is open. What a rule needs of distances it takes from the Gram matrix, (n, n)
-float64, made in one pass over the rows; in float64 a distance of 1e-8 of the rows' own length is still seen.
+O(model) for the result, and one block of columns, at most `COLUMN_BYTES`, however many updates there are (of more than
+16,384, 2 KiB each); disk: 4 bytes a parameter and update while the round is open. What a rule needs of distances it
+takes from the Gram matrix, (n, n) float64, made in one pass over the rows; in float64 a distance of 1e-7 of the rows'
+own length is still seen.
 
 Buffers (a norm layer's running statistics) are in units of their own, and no distance looks at them: whoever lies there
 alone would be believed by every rule that chooses by distances. They take the median of each coordinate, whatever the

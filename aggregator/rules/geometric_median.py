@@ -10,9 +10,17 @@ aggregation. From there one update of 1e30 is not left behind in any number of i
 starts from the mean of that half of the weight which is closest to the medoid, measures ν by the same half, and goes on
 until nothing moves. Where both have converged they are equal.
 
+The iteration crawls where updates lie nearly on a line, or the median upon one of them. So every two steps are
+extrapolated: Varadhan and Roland, "Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM
+Algorithm" (Scand. J. Statist. 2008), scheme SqS3, Eq. 8; where that has made the sum of distances larger, it goes on
+from the two plain steps.
+
 Every v is a mean of the updates, so all of it happens on the Gram matrix, and the updates are read twice however many
 iterations there are. Memory: the Gram matrix, and a block of columns.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +30,11 @@ from aggregator.rules.rule import Delta
 
 __all__ = ["GeometricMedian"]
 
-ITERATIONS = 500
-"""At most; each costs an (n, n) product. It ends as soon as no factor moves by `SETTLED`."""
+Factors: TypeAlias = NDArray[np.float64]
+"""(n,), one for each update."""
+
+ITERATIONS = 2000
+"""At most; each costs an (n, n) product. It ends as soon as no factor moves by `SETTLED`, mostly after 10 to 100."""
 SETTLED = 1e-13
 SMOOTHING = 1e-6
 """ν, as a share of the distance within which half of the weight lies: an update that v falls upon weighs no more."""
@@ -50,12 +61,40 @@ class GeometricMedian:
         is_near = _nearer_half(from_medoid, alpha)
         factors = alpha * is_near / alpha[is_near].sum()
         smoothing = SMOOTHING * float(from_medoid[is_near].max())
-        for _ in range(self._iterations if smoothing else 0):  # 0: half of the weight is one and the same update
-            beta = alpha / np.maximum(smoothing, cohort.distances_to(factors))
-            before, factors = factors, beta / beta.sum()
-            if np.abs(factors - before).max() < SETTLED:
-                break
+        if smoothing:  # 0: half of the weight is one and the same update
+            factors = self._settled(factors, lambda v: np.maximum(smoothing, cohort.distances_to(v)), alpha)
         return weighted_sum(cohort, factors)
+
+    def _settled(self, factors: Factors, distances: Callable[[Factors], Factors], alpha: Factors) -> Factors:
+        """Return the factors at which the iteration stands still.
+
+        Args:
+            factors: to begin with; Σ = 1.
+            distances: from v = Σ factors_k x_k to each update, at least ν.
+            alpha: of each update; Σ = 1.
+        """
+
+        def step(at: Factors) -> tuple[Factors, float]:
+            """Return the next factors, and the sum of the distances at these."""
+            far = distances(at)
+            beta = alpha / far
+            return beta / beta.sum(), float(alpha @ far)
+
+        plain, least = factors, np.inf
+        for _ in range(self._iterations // 2):
+            first, cost = step(factors)
+            if cost > least:
+                factors, least = plain, np.inf
+                continue
+            least = cost
+            moved = first - factors
+            if np.abs(moved).max() < SETTLED:
+                return first
+            plain, _ = step(first)
+            turned = plain - first - moved
+            length = max(1.0, float(np.linalg.norm(moved) / (np.linalg.norm(turned) or np.inf)))
+            factors = factors + 2 * length * moved + length**2 * turned  # length 1: the two plain steps
+        return plain
 
 
 def _nearer_half(distances: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -11,8 +11,9 @@ from shared.codecs import CODECS
 from tests.aggregator.builders import some_settings
 
 ALL = frozenset(CODECS)
+AUTO = {"codec": "auto"}
 N_PARAMS = 100_000  # int8: 101,564 bytes
-LARGE_ROUND = {"report_goal": LEAST_FOR_ONE_BIT, "over_selection": 1.0}
+LARGE_ROUND = {"report_goal": LEAST_FOR_ONE_BIT, "over_selection": 1.0, "quorum": 1.0}
 
 speaking = st.frozensets(st.sampled_from([*CODECS, "gzip", "AUTO", ""]))
 rates = st.none() | st.floats(0, 1e9)
@@ -99,11 +100,13 @@ def test_device_does_not_flip_at_the_threshold() -> None:
 
 
 def test_floats_are_for_devices_that_speak_nothing_else() -> None:
-    """The smaller first; one bit last where the round is small."""
+    """The smaller first; one bit last, and in no round that is too small for it."""
     assert auto(speaks={"float32", "float16"}) == "float16"
     assert auto(speaks={"float32"}, uplink_bytes_per_s=1.0) == "float32"
     assert auto(speaks={"float32", "one-bit"}, uplink_bytes_per_s=1.0) == "one-bit"
-    assert auto(speaks={"one-bit"}, n_averaged=1) == "one-bit"
+    assert auto(speaks={"one-bit"}) == "one-bit"
+    assert auto(speaks={"one-bit"}, n_averaged=LEAST_FOR_ONE_BIT - 1) is None
+    assert auto(n_averaged=LEAST_FOR_ONE_BIT - 1, max_bytes=50_000) is None
     assert auto(speaks={"top-1-percent", "gzip"}) is None
 
 
@@ -147,6 +150,7 @@ def test_device_without_a_place_to_keep_state_is_refused_a_codec_that_needs_it()
         {"training": {"algorithm": "scaffold"}},
         {"training": {"algorithm": "qfedavg", "q": 1.0}},
         {"round": {**LARGE_ROUND, "report_goal": LEAST_FOR_ONE_BIT - 1}},
+        {"round": {**LARGE_ROUND, "quorum": 0.9}},
     ],
 )
 def test_one_bit_is_for_updates_whose_error_is_averaged_out(tables: dict[str, dict[str, Any]]) -> None:
@@ -157,10 +161,29 @@ def test_one_bit_is_for_updates_whose_error_is_averaged_out(tables: dict[str, di
         assert CodecChoice(settings, SIZES).of(ALL, uplink_bytes_per_s=1.0, seconds_left=10.0) == codec
 
 
+def test_one_bit_is_for_devices_that_weigh_no_more_than_a_twentieth_of_a_round() -> None:
+    """One device of a thousand examples among nineteen of ten would bring its whole error into the mean."""
+    round_ = {**LARGE_ROUND, "report_goal": 2 * LEAST_FOR_ONE_BIT}
+    choice = CodecChoice(some_settings(round=round_, training=AUTO), SIZES)
+    found = [
+        choice.of(ALL, uplink_bytes_per_s=1.0, seconds_left=10.0, relative_weight=each) for each in (0.1, 2.0, 2.01)
+    ]
+    assert found == ["one-bit", "one-bit", "int8"]
+
+
+def test_device_that_speaks_one_bit_alone_is_refused_where_that_is_not_for_it() -> None:
+    """Whatever a device says that it speaks, a median and a small round never see one bit; and the words say so."""
+    for tables in ({"server": {"rule": "median"}}, {"round": {"report_goal": 5}}):
+        choice = CodecChoice(some_settings(**{"round": LARGE_ROUND, "training": AUTO, **tables}), SIZES)
+        assert "speaks none of int8, float16, float32: bring" in str(choice.refusal({"one-bit"}, keeps_state=True))
+    large = CodecChoice(some_settings(round=LARGE_ROUND, training=AUTO), SIZES)
+    assert large.refusal({"one-bit"}, keeps_state=True) is None
+
+
 def test_floats_that_do_not_fit_the_limit_are_no_codec() -> None:
     """The limit is below a float32 update: who speaks nothing smaller is told of it."""
     assert refusal("auto", {"float32"}, max_update_bytes=200_000) is not None
-    assert "max_update_bytes = 200000" in str(refusal("auto", {"float32"}, max_update_bytes=200_000))
+    assert "max_update_bytes = 200000: raise that" in str(refusal("auto", {"float32"}, max_update_bytes=200_000))
     assert refusal("auto", {"int8"}, max_update_bytes=200_000) is None
 
 
@@ -178,7 +201,8 @@ def test_bytes_of_a_lease_are_those_of_its_codec() -> None:
     [
         ({}, None),
         ({"training": {"codec": "int8"}, "round": {"report_goal": 5}}, None),
-        ({"round": {"report_goal": 5}}, "report_goal = 5 averages fewer than 20"),
+        ({"round": {"report_goal": 5}}, "of 4 averages fewer than 20"),
+        ({"round": {**LARGE_ROUND, "quorum": 0.9}}, "of 18 averages fewer than 20"),
         ({"server": {"rule": "median"}}, "count alone or more"),
         ({"server": {"reweight": "finishing"}}, "count alone or more"),
         ({"server": {"clip_norm": 1.0}}, "count alone or more"),

@@ -121,3 +121,13 @@ def test_codec_of_the_last_lease_is_remembered() -> None:
     records.asked(replace(a_lease(device="d1"), codec="one-bit"))
     records.asked(replace(a_lease(device="d1", kind=Kind.EVALUATE), codec="int8"))
     assert records.codec_of("d1") == "one-bit"
+
+
+def test_weight_is_relative_to_the_mean_of_all_by_the_last_update_of_each() -> None:
+    """Weights 1 and 5 have the mean 3; whoever has sent nothing yet counts as the mean."""
+    records = TrackRecords()
+    assert records.relative_weight("a") == 1.0
+    for device, weight in [("a", 7.0), ("b", 5.0), ("a", 1.0)]:
+        records.asked(a_lease(device=device))
+        records.counted(replace(an_accept(), device=device, weight=weight))
+    assert [records.relative_weight(device) for device in "abc"] == pytest.approx([1 / 3, 5 / 3, 1.0])

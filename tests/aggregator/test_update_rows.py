@@ -28,6 +28,13 @@ def test_any_columns_are_read_back_to_the_bit(tmp_path: Path) -> None:
     rows.close()
 
 
+def test_a_tiny_factor_is_applied_to_the_last_digit(tmp_path: Path) -> None:
+    """What is clipped from 3e38 a value to a norm of 1e-5 has that norm, not a third more."""
+    rows, huge = UpdateRows(tmp_path, 1000), np.full(1000, 3e38, np.float32)
+    rows.append([(0, huge)], 1e-5 / float(np.linalg.norm(huge.astype(np.float64))))
+    assert np.linalg.norm(rows.columns(0, 1000).astype(np.float64)) == pytest.approx(1e-5, rel=1e-6)
+
+
 def test_an_update_that_is_not_whole_is_taken_back(tmp_path: Path) -> None:
     """A short one, and one with a gap; the next one stands in its place."""
     rows = UpdateRows(tmp_path, 8)
