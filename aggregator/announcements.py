@@ -197,7 +197,13 @@ class Announcements:
 
     def come_back(self, command: ComeBack) -> tuple[str, bytes]:
         """Return when a device shall check in next, with its topic."""
-        message = Control(epoch=self.epoch, action=Action.COME_BACK, reason=command.reason, retry_s=command.retry_s)
+        message = Control(
+            epoch=self.epoch,
+            action=Action.COME_BACK,
+            reason=command.reason,
+            retry_s=command.retry_s,
+            detail=command.detail,
+        )
         return self._to(ControlTopic(command.device), message)
 
     def _to(self, topic: AssignmentTopic | ReceiptTopic | ControlTopic, message: WireMessage) -> tuple[str, bytes]:

@@ -22,7 +22,7 @@ from functools import cache
 
 from aggregator.config import Settings
 from aggregator.learning_settings import AUTO
-from shared.codecs import CODECS, codec_named
+from shared.codecs import CODECS, EXTRAS, codec_named
 from shared.parameters import ParameterSpec
 
 __all__ = ["LEAST_FOR_ONE_BIT", "CodecChoice", "choose", "one_bit_doubt", "sizes_of", "usable_of"]
@@ -131,8 +131,10 @@ class CodecChoice:
                 f'{self._policy} needs a device that keeps state: choose training.codec = "auto", or let it keep some'
             )
         known = ", ".join(sorted(usable)) or "none of ours"
+        needs = f" with {extra} there" if (extra := EXTRAS.get(self._policy)) else ""
         return (
-            f'does not speak {self._policy}, but {known}: bring its client up to date, or set training.codec = "auto"'
+            f"does not speak {self._policy}, but {known}: bring its client up to date{needs}, "
+            'or set training.codec = "auto"'
         )
 
     def of(

@@ -69,11 +69,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComeBack:
-    """Tell a device when to check in next."""
+    """Tell a device when to check in next; `detail`: what somebody has to change before it may take part."""
 
     device: str
     reason: Reason
     retry_s: RetryWindow
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,7 @@ class FleetView:
         match status.phase:
             case "waiting":
                 rest = f": have={status.have} need={status.need}"
+                rest += "".join(f", {for_people(each)}" for each in status.causes if each != "waiting_for_devices")
             case "reporting":
                 left = "" if status.seconds_left is None else f", {status.seconds_left:.0f} s left"
                 rest = f": {status.have} of {status.goal} reports, quorum {status.need}{left}"

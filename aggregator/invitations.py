@@ -19,7 +19,7 @@ from aggregator.records import LeaseRecord
 from aggregator.round_clock import RoundTimer
 from aggregator.selection import SelectionRule, draw_cohort, seed_of
 from aggregator.tally import Tally
-from shared.errors import Reason
+from shared.errors import PERMANENT, Reason
 from shared.messages import Kind, RetryWindow, WorkOrder
 
 __all__ = ["Invitations", "receipt_of"]
@@ -28,7 +28,6 @@ PERMANENT_RETRY_S = 4 * 3600.0
 TRANSIENT_RETRY_S = 15 * 60.0
 MAX_STEPS = 1_000_000_000
 """As many as a WorkOrder can ask for."""
-_PERMANENT = frozenset({Reason.SPEC, Reason.STATE, Reason.PROTOCOL, Reason.CLONED_ID})
 
 
 class Invitations:
@@ -224,7 +223,7 @@ class Invitations:
             codecs=event.codecs,
         )
         if event.refusal is not None:
-            return [*commands, self.come_back(device, event.refusal, now)], False
+            return [*commands, self.come_back(device, event.refusal, now, detail=event.detail)], False
         if live is not None or is_at_work:
             self._population.assigned(device)  # it waits again when it checks in without an open lease
             return [*commands, self.come_back(device, Reason.NOT_DRAWN, now)], False
@@ -253,13 +252,20 @@ class Invitations:
                 return [PublishRound()]
         return []
 
-    def come_back(self, device: str, reason: Reason, now: float) -> ComeBack:
-        """Return when a device shall check in next; one that a quota bars need not ask before that is over."""
+    def come_back(self, device: str, reason: Reason, now: float, *, detail: str = "") -> ComeBack:
+        """Return when a device shall check in next; one that a quota bars need not ask before that is over.
+
+        Args:
+            device: its id.
+            reason: why it gets no work now.
+            now: loop seconds.
+            detail: in words; told to it where somebody has to change something.
+        """
         least_s = 0.0
         if reason is Reason.NOT_DRAWN:
             least_s = self.quotas.wait_s(device, self._round_id, self.wall_zero_s + now)
             reason = Reason.QUOTA if least_s > 0 else reason
-        if reason in _PERMANENT:
+        if reason in PERMANENT:
             retry_s = PERMANENT_RETRY_S
         elif reason in (Reason.NOT_DRAWN, Reason.QUOTA, Reason.PAUSED, Reason.RUN_FINISHED):
             retry_s = self.check_in_interval_s
@@ -267,7 +273,7 @@ class Invitations:
             retry_s = TRANSIENT_RETRY_S
         # a whole interval is spread over, so that those who were barred together do not come back together
         window = RetryWindow(min=max(0.8 * retry_s, least_s), max=max(1.2 * retry_s, least_s + 0.4 * retry_s))
-        return ComeBack(device=device, reason=reason, retry_s=window)
+        return ComeBack(device=device, reason=reason, retry_s=window, detail=detail if reason in PERMANENT else "")
 
 
 def receipt_of(lease: Lease, *, repeat: bool = False) -> SendReceipt:

@@ -9,10 +9,11 @@ that decisions need (`row_writer.py`).
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -24,7 +25,6 @@ from aggregator.publishing import KEPT_VERSIONS
 from aggregator.records import RoundClock
 from aggregator.run_folder import RunFolder
 from aggregator.summing_up import Failures
-from shared.algorithms import STATEFUL
 from shared.blocking import Lane, RunBlocking
 from shared.errors import ConfigError, Reason
 
@@ -37,6 +37,24 @@ SPARE_BYTES = 32 * 2**20
 """What the disk must take beside updates and versions: journal, history, plot."""
 PROBE_BYTES = 2**20
 """Written to a disk that took no more, to see whether it does again: free space is not all that may be missing."""
+
+_LACKING: Mapping[Reason, tuple[str, str]] = MappingProxyType(
+    {
+        Reason.STATE: (
+            "waiting_for_devices_that_keep_state",
+            "let them keep state (keeps_state on the device), or use fedavg or fedprox, which need none",
+        ),
+        Reason.CODEC: (
+            "waiting_for_devices_that_speak_the_codec",
+            'bring their clients up to date, or set training.codec = "auto"; not_eligible says what each lacks',
+        ),
+        Reason.SPEC: (
+            "waiting_for_devices_with_the_same_model",
+            "give them the task of this run; which parameter differs is said in their logs, under spec_differs",
+        ),
+    }
+)
+"""Why devices that are there cannot take part: the warning, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +85,8 @@ class Upkeep:
         self._opened, self._run_blocking, self._tell, self._wall = opened, run_blocking, tell, wall
         self._chores: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._is_small = self._is_low = False
-        self._waits_for_quotas = self._waits_for_state = False
+        self._waits_for_quotas = False
+        self._waits_for: set[Reason] = set()
         self._failures = Failures()
 
     def put(self, chore: Callable[[], Awaitable[None]]) -> None:
@@ -102,7 +121,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._warn_of_quotas()
-            self._warn_of_devices_without_state()
+            self._warn_of_refusals()
             try:
                 await self._store_clock()
                 is_low = await self.look()
@@ -135,24 +154,16 @@ class Upkeep:
             )
         self._waits_for_quotas = has_to_wait
 
-    def _warn_of_devices_without_state(self) -> None:
-        """Say once that a round does not begin because devices keep no state, and the algorithm needs that."""
+    def _warn_of_refusals(self) -> None:
+        """Say once that a round does not begin because devices that are there have to be turned away."""
         machine, now = self._opened.machine, asyncio.get_running_loop().time()
-        algorithm, need = machine.settings.training.algorithm, machine.settings.round.quorum_count
-        if algorithm not in STATEFUL:
-            return
-        n_refused = machine.population.n_refused(Reason.STATE) if machine.phase is Phase.WAITING else 0
-        has_to_wait = n_refused > 0 and machine.n_at_hand(now) < need
-        if has_to_wait and not self._waits_for_state:
-            log.warning(
-                "waiting_for_devices_that_keep_state",
-                algorithm=algorithm,
-                keep_none=n_refused,
-                have=machine.n_at_hand(now),
-                need=need,
-                hint="let them keep state (keeps_state on the device), or use fedavg or fedprox, which need none",
-            )
-        self._waits_for_state = has_to_wait
+        waits, need = machine.phase is Phase.WAITING, machine.settings.round.quorum_count
+        for reason, (event, hint) in _LACKING.items():
+            n_refused = machine.population.n_refused(reason) if waits else 0
+            has_to_wait = n_refused > 0 and machine.n_at_hand(now) < need
+            if has_to_wait and reason not in self._waits_for:
+                log.warning(event, refused=n_refused, have=machine.n_at_hand(now), need=need, hint=hint)
+            (self._waits_for.add if has_to_wait else self._waits_for.discard)(reason)
 
     async def _store_clock(self) -> None:
         """Store where the timers stand, for a restart."""

@@ -49,6 +49,8 @@ TURNED_AWAY: Mapping[Reason, str] = MappingProxyType(
     {
         Reason.SPEC: "use the task of the run on this device; which parameter differs is said under spec_differs",
         Reason.PROTOCOL: _SAME_VERSION,
+        Reason.CODEC: "use the aggregator's version of this program on the device, with what the codec needs, such as "
+        "fedmq[zstd]; or let the aggregator set training.codec to one that this device speaks, or to auto",
         Reason.STATE: "let this device keep state (keeps_state), or use an algorithm that needs none: fedavg, fedprox",
         Reason.CLONED_ID: "give each device an id of its own (--id)",
     }

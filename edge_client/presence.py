@@ -17,7 +17,7 @@ from edge_client.events import Announce, ExplainSpec
 from edge_client.held_reports import jittered
 from edge_client.spec_question import SpecQuestion
 from shared.codecs import CODECS
-from shared.errors import InvalidState, Reason
+from shared.errors import PERMANENT, InvalidState, Reason
 from shared.messages import MAX_HOLDS, PROTOCOL_VERSION, CheckIn, Control, Fleet, Holding, Round
 
 __all__ = ["CLONED", "Presence"]
@@ -25,8 +25,6 @@ __all__ = ["CLONED", "Presence"]
 TAKEOVERS, TAKEOVERS_WITHIN_S = 2, 60.0
 """So many within so many seconds: another device has this id."""
 CLONED = "another device uses this id; give each device an id of its own (--id)"
-PERMANENT = frozenset({Reason.SPEC, Reason.STATE, Reason.PROTOCOL, Reason.CLONED_ID})
-"""Refusals that only a person can lift."""
 LEAST_CHECK_IN_S = 1.0
 """A fleet that says zero would have its devices do nothing else."""
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 __all__ = [
     "OWN_RULES",
+    "PERMANENT",
     "AlreadyServed",
     "ConfigError",
     "CredentialsRefused",
@@ -98,6 +99,9 @@ OWN_RULES = frozenset(
     }
 )
 """Why a device may say of itself that it does not take part now."""
+
+PERMANENT = frozenset({Reason.SPEC, Reason.CODEC, Reason.STATE, Reason.PROTOCOL, Reason.CLONED_ID})
+"""Refusals of a device that only a person can lift."""
 
 
 class FederationError(Exception):

@@ -13,14 +13,17 @@ from shared.codecs.top_k import TOP_1_PERCENT
 from shared.errors import ConfigError
 from shared.parameters import ParameterSpec
 
-__all__ = ["CODECS", "NOT_INSTALLED", "codec_named"]
+__all__ = ["CODECS", "EXTRAS", "NOT_INSTALLED", "codec_named"]
 
 _OFFERED = (FLOAT32, FLOAT16, INT8, ONE_BIT, TOP_1_PERCENT, *((INT8_ZSTD,) if IS_INSTALLED else ()))
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _OFFERED})
 """Every codec by its name on the wire; `int8-zstd` where the package zstandard is installed."""
 
+EXTRAS: Mapping[str, str] = MappingProxyType({INT8_ZSTD.name: "fedmq[zstd]"})
+"""What a codec needs beyond the package itself, as pip is told of it."""
+
 NOT_INSTALLED: Mapping[str, str] = MappingProxyType(
-    {} if IS_INSTALLED else {INT8_ZSTD.name: f"{INT8_ZSTD.name} needs the package zstandard, in the extra fedmq[zstd]"}
+    {name: f"{name} needs the extra {it}: pip install '{it}'" for name, it in EXTRAS.items() if name not in CODECS}
 )
 """What is missing for a codec that there could be, by its name."""
 

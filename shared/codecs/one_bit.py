@@ -11,11 +11,13 @@ Choose it for links so thin that nothing else gets through, and rounds of 20 dev
 of 3/4 of its norm, which averages out over the devices of a round.
 
 * The squared error of a block is π/2 - 1 = 0.57 of its squared norm on average, and its decoded norm is √(π/2) = 1.25
-  times its norm: a bound on norms must allow for that. The part along x itself is always exact.
-* The rotation has structure and is not uniformly random, so the mean over all seeds is only nearly x. Where many values
-  of a block count, it is off by less than 0.5 % of the block's norm, as far as can be measured. The worst that we know
-  are blocks of d in which two values of nearly the same magnitude are all there is: 1.1/√d of the norm, which is 1.2 %
-  for 4096 and 7 % for 256, the smallest, which only the end of a vector has.
+  times its norm: a bound on norms must allow for that. The part along x itself is exact, but for values so small that
+  float32 rounds them.
+* The rotation has structure and is not uniformly random, so the mean over all seeds is only nearly x. In blocks of 4096
+  of which many values count, it is off by less than 0.5 % of the block's norm, as far as can be measured. The worst
+  that we know are blocks of d in which a few values of nearly the same magnitude are all there is: 1.2/√d of the norm,
+  which is 1.9 % for 4096 and 7 % for 256, the smallest, which only the end of a vector has; there, 1 to 3 % are seen
+  where values have two sizes.
 * Magnitudes over 2^115 (4e34) are clipped. A block of zeros stays zeros.
 * The same vector and seed give the same bytes, and the same bytes the same values, everywhere: every sum is exact. To
   that end a block is rounded to whole numbers of 2^-20 of its largest magnitude before it is rotated.

@@ -7,9 +7,9 @@ codec needs feedback (`feedback.py`), which needs a device that keeps state and 
 Choose it for boxes with thin links that take part for months. Not for phones that come once, nor beside SCAFFOLD, whose
 change of c is larger than the delta by 1/(K η) and would take every place.
 
-* Of n values the k = ⌈n/100⌉ largest magnitudes arrive, the first of those that are alike, each off by at most 2^-11
-  of itself, or by 2^-25 of the largest where that is more. The others arrive as zeros. So the squared error is at most
-  1 - k/n of the squared norm, and 2^-22 of it.
+* Of n values the k = ⌈n/100⌉ largest magnitudes arrive, the first of those that are alike, each off by at most 2^-11 of
+  itself, or by 2^-25 of the largest where that is more, and where float32 itself rounds more coarsely, by that. The
+  others arrive as zeros. So the squared error is at most 1 - k/n of the squared norm, and 2^-22 of it.
 * The same vector gives the same bytes everywhere, by IEEE arithmetic alone; the seed is not used.
 * A sender has no choice in how it writes an update: places grow, each is below n, and there are exactly k.
 * Encoding takes twice its input beside it, decoding 128 KiB and 2 bytes for every 32,768 values.

@@ -59,6 +59,8 @@ def poisoned(attack: AttackSettings, own: Vector, colluders: Sequence[Vector], r
       Byzantine-tolerant SGD by Inner Product Manipulation" (UAI 2019, arXiv 1903.03936), §4.
     * little: mean − z · standard deviation of each coordinate of the attackers' updates; Baruch, Baruch, Goldberg, "A
       Little Is Enough: Circumventing Defenses For Distributed Learning" (NeurIPS 2019, arXiv 1902.06156), Algorithm 3.
+      Differs: there z follows from the numbers of devices and attackers, so that more than half of all updates are
+      farther from the mean; 1.5 is that of about 24 attackers in 50. Fewer are meant to stay below a lower one.
     * gaussian: noise, s times as long as the own update.
     * label-flip, nan: the own update, for the harm is done before, or afterwards.
 

@@ -173,7 +173,8 @@ def test_one_bit_is_for_devices_that_weigh_no_more_than_a_twentieth_of_a_round()
 
 def test_device_that_speaks_one_bit_alone_is_refused_where_that_is_not_for_it() -> None:
     """Whatever a device says that it speaks, a median and a small round never see one bit; and the words say so."""
-    for tables in ({"server": {"rule": "median"}}, {"round": {"report_goal": 5}}):
+    small: list[dict[str, Any]] = [{"server": {"rule": "median"}}, {"round": {"report_goal": 5}}]
+    for tables in small:
         choice = CodecChoice(some_settings(**{"round": LARGE_ROUND, "training": AUTO, **tables}), SIZES)
         assert "speaks none of int8, float16, float32: bring" in str(choice.refusal({"one-bit"}, keeps_state=True))
     large = CodecChoice(some_settings(round=LARGE_ROUND, training=AUTO), SIZES)

@@ -125,6 +125,10 @@ def test_lines_name_what_changed_and_nothing_else() -> None:
         "run digits at version 0, epoch 9",
         "round 1 waiting: have=3 need=10",
     ]
+    causes = ["waiting_for_devices", "refused_for_codec: 2"]
+    assert saw(view, a_status(phase="waiting", have=3, round=1, version=0, causes=causes)) == [
+        "round 1 waiting: have=3 need=10, refused_for_codec: 2"
+    ]
     assert saw(view, a_status(round=1, version=0)) == ["round 1 reporting: 4 of 12 reports, quorum 10, 30 s left"]
     assert saw(view, a_status(round=1, version=0, have=5, seconds_left=29)) == []
     assert saw(view, a_status(round=2, version=1, metrics={"accuracy": 0.51239})) == [

@@ -223,11 +223,31 @@ async def test_round_that_waits_for_devices_that_keep_state_says_so_once(tmp_pat
             await asyncio.sleep(60.0)
             assert phase(fleet) == "waiting"
     (said,) = [line for line in logs if line["event"] == "waiting_for_devices_that_keep_state"]
-    assert (said["algorithm"], said["keep_none"], said["have"], said["need"]) == ("feddyn", 5, 0, 3)
+    assert (said["refused"], said["have"], said["need"]) == (5, 0, 3)
     away = [line for line in logs if line["event"] == "turned_away"]
     assert len(away) == 5
     assert {(line["reason"], "keeps_state" in line["what_to_do"]) for line in away} == {("state", True)}
     assert not [line for line in logs if line["event"] == "work_begun"]
+
+
+async def test_devices_that_do_not_speak_the_codec_are_told_so_and_so_is_whoever_waits_for_them(tmp_path: Path) -> None:
+    """Top-1-percent where nothing may be kept: devices' logs, the aggregator's and its status name cause and cure."""
+    settings = a_run(tmp_path, training={"codec": "top-1-percent"})
+    edge = EdgeSettings(folder=tmp_path, keeps_state=False)
+    with structlog.testing.capture_logs() as logs:
+        async with Fleet(settings, LinearTask(), tmp_path, edge=edge) as fleet:
+            fleet.start_aggregator()
+            for i in range(5):
+                fleet.add(f"d{i}")
+            await fleet.until(lambda: fleet.status and "refused_for_codec: 5" in fleet.status.causes)
+            await asyncio.sleep(60.0)
+    (said,) = [line for line in logs if line["event"] == "waiting_for_devices_that_speak_the_codec"]
+    assert (said["refused"], said["have"], said["need"]) == (5, 0, 3)
+    away = [line for line in logs if line["event"] == "turned_away"]
+    assert len(away) == 5
+    assert {line["reason"] for line in away} == {"codec"}
+    assert all("needs a device that keeps state" in line["detail"] for line in away)
+    assert all("training.codec" in line["what_to_do"] for line in away)
 
 
 async def test_devices_without_state_take_part_where_nothing_is_kept(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 import pytest
 
 from edge_client.advice import ADVICE, TURNED_AWAY, advice_for, facts_of_refusal
-from edge_client.presence import PERMANENT
-from shared.errors import OWN_RULES, Reason
+from shared.errors import OWN_RULES, PERMANENT, Reason
 
 NEVER_FINAL = {
     *(Reason.TOPIC, Reason.RATE, Reason.UNKNOWN_LEASE, Reason.FOREIGN_LEASE, Reason.OTHER_RUN, Reason.CHUNK),

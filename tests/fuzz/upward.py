@@ -71,7 +71,13 @@ class _AnyCodec(CodecChoice):
         self._rng = rng
 
     def of(
-        self, speaks: Collection[str], *, uplink_bytes_per_s: float | None, seconds_left: float, before: str = ""
+        self,
+        speaks: Collection[str],
+        *,
+        uplink_bytes_per_s: float | None,
+        seconds_left: float,
+        relative_weight: float = 1.0,
+        before: str = "",
     ) -> str | None:
         """See `CodecChoice`; float32, which alone takes several chunks, as often as all others."""
         known = sorted(speaks)
