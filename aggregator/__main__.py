@@ -359,7 +359,7 @@ async def _run(settings: Settings, task_folder: Path) -> "RunResult | None":
 
 async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
     """Return what a run will need, from the task's own model."""
-    from aggregator.codec_choice import CodecChoice, sizes_of
+    from aggregator.codec_choice import CodecChoice, one_bit_doubt, sizes_of
     from aggregator.evaluation_process import ProcessEvaluator
     from aggregator.plug_ins import load_plug_ins
     from shared.blocking import Threads
@@ -373,16 +373,19 @@ async def _check(settings: Settings, task_folder: Path) -> dict[str, Any]:
             await evaluator.close()
     (_, own), spec = state.model, state.spec
     update_bytes = CodecChoice(settings, sizes_of(spec)).usual_bytes
-    knobs = settings.round
+    knobs, rule = settings.round, settings.server.rule
     return {
         "run": run_name(settings),
         "task": settings.task,
         "parameters": own.n_params,
         "spec": own.digest,
         "model_bytes": 4 * spec.n_params,
+        "codec": settings.training.codec,
         "update_bytes": update_bytes,
         "update_travels": "inline" if update_bytes <= settings.transfer.inline_bytes else "in chunks",
         "reports_a_round": f"{knobs.quorum_count} to {knobs.report_goal}",
+        "rule": rule.name + "".join(f", {key} {each}" for key, each in rule.numbers.items()),
+        **({"warning": f"one-bit does not average out: {doubt}"} if (doubt := one_bit_doubt(settings)) else {}),
         "folder": str(settings.output.folder / run_name(settings)),
         **resumption(settings),
     }

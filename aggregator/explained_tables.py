@@ -219,7 +219,7 @@ def _run_line(run: ExplainedRun) -> str:
 
 def _rule_lines(run: ExplainedRun) -> list[str]:
     """Return what a robust rule makes of the word "counted"."""
-    if run.rule == "mean":
+    if run.rule == "mean" or not any(each.outcome == "committed" for each in run.rounds):
         return []
     return [f"What counted was given to the rule {run.rule}; whom it left out is not in the journal."]
 

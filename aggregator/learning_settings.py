@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from aggregator.optimizer_settings import OptimizerSettings
 from aggregator.rule_settings import RuleSettings
 from aggregator.schedule_settings import ScheduleSettings
-from aggregator.section import Seconds, Section
+from aggregator.section import Seconds, Section, no_such
 from shared.codecs import CODECS, NOT_INSTALLED
 from shared.wire_fields import MAX_EXAMPLES, Options
 
@@ -69,8 +69,7 @@ class TrainingSettings(Section):
     @classmethod
     def _is_known(cls, codec: str) -> str:
         if codec != AUTO and codec not in CODECS:
-            there_are = f"there is no such codec; there are {AUTO}, {', '.join(CODECS)}"
-            raise ValueError(NOT_INSTALLED.get(codec, there_are))
+            raise ValueError(NOT_INSTALLED.get(codec, no_such("codec", codec, (AUTO, *CODECS))))
         return codec
 
     @model_validator(mode="after")

@@ -108,7 +108,9 @@ class LeaseAccounts:
 
     def _configured(self, record: ConfigRecord) -> None:
         tables = json.loads(record.settings)
-        self.rule = str(tables.get("server", {}).get("rule", {}).get("name", self.rule))
+        rule = tables.get("server", {}).get("rule", {})
+        mixed = " over nearest-neighbour mixing" if rule.get("mixing", "none") != "none" else ""
+        self.rule = str(rule.get("name", self.rule)) + mixed
         settings = tables.get("round", {})
         self._goal = int(settings.get("report_goal", 0))
         share = float(settings.get("quorum", 1.0))

@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 WAITS_FOR: Mapping[PauseCause, str] = MappingProxyType(
     {
         PauseCause.OPERATOR: "`python -m aggregator resume RUN.toml`",
-        PauseCause.ERROR: "`python -m aggregator resume RUN.toml` once the cause is mended; "
-        "with --void it goes on without the updates that led to it",
+        PauseCause.ERROR: "`python -m aggregator resume RUN.toml` once the cause is mended; with --void it goes on "
+        "without the updates that led to it; if you mended code of your own, end the aggregator and start it again",
         PauseCause.DISK: "room on the disk of the run's folder; it looks by itself",
         PauseCause.BROKER: "the broker; it knocks by itself",
     }

@@ -52,6 +52,17 @@ class RuleSettings(Section):
     )
 
     @property
+    def numbers(self) -> Mapping[str, Any]:
+        """What is set beside the name."""
+        given = {
+            "byzantine": self.byzantine,
+            "mixing": self.mixing,
+            "radius": self.radius,
+            "iterations": self.iterations,
+        }
+        return {key: each for key, each in given.items() if each not in (None, "none")}
+
+    @property
     def is_streaming(self) -> bool:
         """Whether updates are added one by one, in O(model)."""
         return self.name in STREAMING_RULES
@@ -68,6 +79,8 @@ class RuleSettings(Section):
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
+        if name in ("clipping", "norm-clipping"):
+            raise ValueError("norms are clipped for every rule: server.clip_norm says to which")
         return known_name("rule", name, _HAS)
 
     @model_validator(mode="after")
@@ -80,7 +93,7 @@ class RuleSettings(Section):
             if self.byzantine is None:
                 raise ValueError("mixing needs byzantine")
             has = (*has, "byzantine")
-        for key in ("byzantine", "mixing", "radius", "iterations"):
-            if getattr(self, key) not in (None, "none") and key not in has:
+        for key in self.numbers:
+            if key not in has:
                 raise ValueError(f"{self.name} has no use for {key}: leave it out")
         return self

@@ -1,12 +1,13 @@
 """What every table of the aggregator's TOML is: frozen, without unknown keys; and what a table is that has a name."""
 
+import difflib
 import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Seconds", "Section", "filled_by_name", "known_name"]
+__all__ = ["Seconds", "Section", "filled_by_name", "known_name", "no_such"]
 
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
 """What the messages that name it allow."""
@@ -30,8 +31,14 @@ def known_name(what: str, name: str, built_in: Collection[str]) -> str:
         ValueError: it is neither.
     """
     if name not in built_in and not re.fullmatch(r"[^:\s]+:[^:\s]+", name):
-        raise ValueError(f"there is no such {what}; there are {', '.join(built_in)}, or your own as module:name")
+        raise ValueError(f"{no_such(what, name, built_in)}, or your own as module:name")
     return name
+
+
+def no_such(what: str, name: str, there: Collection[str]) -> str:
+    """Return the words for a name that is none of those there are, with the nearest if one is near."""
+    near = "".join(f"did you mean {each}? " for each in difflib.get_close_matches(name, there, 1))
+    return f"there is no such {what}; {near}there are {', '.join(there)}"
 
 
 def filled_by_name(given: Any, built_in: Mapping[str, Mapping[str, Any]], *, default: str) -> Any:

@@ -9,6 +9,7 @@ Not here: the update itself (`outbox.py`), the command for people (`outbox_comma
 
 import hashlib
 from collections.abc import Collection
+from contextlib import suppress
 
 import numpy as np
 import structlog
@@ -62,7 +63,9 @@ class LocalState:
                 f"cannot be used: {error.strerror}", where=str(self._files.path), hint="see who may write to it"
             ) from error
         for name in self._files.names(DAMAGED):
-            self._name(name.removesuffix(DAMAGED), "it was set aside before")
+            run = name.removesuffix(DAMAGED)
+            if not self._files.has(f"{run}{CURRENT}"):
+                self._name(run, "it was set aside before")
 
     def current(self, run: str) -> Arrays:
         """Return what this client returned last and had accepted; {} at first, or when the file is damaged."""
@@ -72,7 +75,8 @@ class LocalState:
         try:
             return read_state(self._files.read(name))
         except (OSError, ValueError) as error:
-            self._files.rename(name, damaged_name(name))
+            with suppress(OSError):  # what cannot be set aside stays; the next state that is accepted takes its place
+                self._files.rename(name, damaged_name(name))
             self._name(run, str(error))
             return {}
 

@@ -6,8 +6,11 @@ rolled back with it (`local_state.py`); the task never sees it.
 Not here: what is left out (`shared/codecs/feedback.py`).
 """
 
+from typing import Any
+
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from shared.parameters import Vector
 from shared.task import BESIDE_MODEL, Arrays
@@ -28,15 +31,27 @@ def without_residual(state: Arrays, n_params: int) -> tuple[Arrays, Vector | Non
     residual = state.get(RESIDUAL)
     if residual is None:
         return own, None
-    if residual.dtype != np.float32 or residual.shape != (n_params,) or not np.isfinite(residual).all():
-        structlog.get_logger().error(
-            "residual_damaged",
-            cause=f"{residual.dtype} of shape {residual.shape}, or not finite; {n_params} float32 travel",
-            so="what the codec had left out of earlier updates is lost; training goes on without",
-            remedy="nothing, if the model has changed under the same run.name",
-        )
-        return own, None
-    return own, residual
+    cause, remedy = _fault(residual, n_params)
+    if not cause:
+        return own, residual
+    structlog.get_logger().error(
+        "residual_damaged",
+        cause=cause,
+        so="what the codec had left out of earlier updates is lost; training goes on without",
+        remedy=remedy,
+    )
+    return own, None
+
+
+def _fault(residual: NDArray[Any], n_params: int) -> tuple[str, str]:
+    """Return what is wrong with a residual, and what to do; "" for nothing."""
+    if residual.shape != (n_params,):
+        remedy = "nothing, if the model has changed under the same name of the run; else see who writes to this folder"
+        return f"it is of shape {residual.shape}, and {n_params} values travel", remedy
+    remedy = "nothing this once; else look at this device's memory and disk"
+    if residual.dtype != np.float32:
+        return f"it is {residual.dtype}, not float32", remedy
+    return ("", "") if np.isfinite(residual).all() else ("it holds NaN or Inf", remedy)
 
 
 def with_residual(state: Arrays, residual: Vector | None) -> Arrays:

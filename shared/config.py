@@ -34,6 +34,9 @@ ENV_PREFIX: Final = "FEDMQ__"
 _DELIMITER: Final = "__"
 _MAX_SHOWN = 80
 """Characters of a wrong value that are shown."""
+_NO_SUCH = "there is no such"
+_LINK = re.compile(r" \(\[[^]]*\]\([^)]*\)\)")
+"""In a description: for whoever reads it as a page."""
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")
 
 S = TypeVar("S", bound=BaseModel)
@@ -146,7 +149,10 @@ def _explain(kind: type[BaseModel], key: Key, messages: list[str], values: Mappi
     dotted = ".".join(key)
     types, texts = zip(*(m.split("\0", 1) for m in messages), strict=True)
     field = _field_at(kind, key)
-    about = f" ({field.description})" if field is not None and field.description else ""
+    about = ""
+    is_listed = any(_NO_SUCH in text for text in texts)  # all that there are, in the message itself
+    if field is not None and field.description and not is_listed:
+        about = f" ({_LINK.sub('', field.description)})"
     if "extra_forbidden" in types:
         return f"{dotted}{_shown_as(kind, key, values)}: there is no such key; {_nearest(kind, key)}"
     if "missing" in types:

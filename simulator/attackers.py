@@ -30,8 +30,6 @@ __all__ = ["Attacker"]
 
 EXACT = "float32"
 """The codec in which attackers tell each other what they have learned."""
-NO_NUMBER = b"\xff"
-"""A float of any width whose bytes are all of it is NaN."""
 
 
 class Attacker:
@@ -82,15 +80,16 @@ class Attacker:
         received: Callable[[], tuple[ParameterSpec, Vector]],
         spec: ParameterSpec,
     ) -> bytes:
+        codec = codec_named(order.codec, theirs)
         if self._attack.kind == "nan":
-            return NO_NUMBER * len(honest)
+            return codec.encode(np.full(theirs.n_params, np.nan, np.float32), order.codec_seed)
         if self._attack.kind == "label-flip":
             return honest
         own = _decoded(order, honest, theirs)
         others = [self._of(each, order, received, spec) for each in self._colluders] if self._knows_others else []
         rng = np.random.default_rng(_number(order.model.digest, client.id))
         sent = poisoned(self._attack, own, [each for each in others if each is not None] or [own], rng)
-        return codec_named(order.codec, theirs).encode(sent, order.codec_seed)
+        return codec.encode(sent, order.codec_seed)
 
     def _refuse_right_labels(
         self,

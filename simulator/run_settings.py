@@ -30,7 +30,8 @@ def settings_of(fleet: Scenario, scenario: Path, folder: Path | None) -> tuple[S
         ConfigError: a key of them is wrong, or no device of the fleet could ever take part in such a run.
     """
     path = None if fleet.settings is None else scenario.parent / fleet.settings
-    overrides: dict[str, Any] = {**dotted(fleet.run), "output.folder": folder, "seed": fleet.seed}
+    ours = {"output.folder": folder, "seed": fleet.seed}
+    overrides: dict[str, Any] = {**dotted(fleet.run), **{key: each for key, each in ours.items() if each is not None}}
     try:
         settings = load_settings(Settings, path, overrides, with_environment=False)
     except ConfigError as error:

@@ -45,9 +45,9 @@ class _TopK:
         k, n_groups = self._counts(len(vector))
         magnitudes = np.abs(vector)
         least = np.partition(magnitudes, len(vector) - k)[len(vector) - k]
-        places = np.flatnonzero(magnitudes >= least)
+        places = np.flatnonzero(~(magnitudes < least))  # NaN is among the largest, and arrives
         if len(places) > k:
-            alike = np.flatnonzero(magnitudes[places] == least)
+            alike = np.flatnonzero(~(magnitudes[places] > least))
             places = np.delete(places, alike[k - len(places) :])
         peak = magnitudes.max()
         values = vector[places] / (peak if peak > 0 else np.float32(1))

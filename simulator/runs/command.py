@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from aggregator.codec_choice import one_bit_doubt
 from shared.config import load_settings
 from shared.errors import ConfigError, FederationError
 from shared.logs import LogLevel, set_up_logs
@@ -126,6 +127,8 @@ def simulate(
     settings, task_folder = settings_of(scenario, path, folder)
     task = load_task(settings.task, task_folder)
     progress = Progress(settings.stop, scenario.virtual_limit_s, is_live=is_live, is_silent=is_silent)
+    if (doubt := one_bit_doubt(settings)) is not None:
+        progress.say(f"training.codec = one-bit does not average out: {doubt}")
     with scratch(settings) as (inside, final), _ended_by_sigterm():
         computing: Executor = Processes(settings.task, task_folder) if scenario.has_processes else Inline(task)
         with computing, progress:

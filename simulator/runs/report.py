@@ -84,6 +84,7 @@ class Report:
             f"Result:   {metric['name']} {last} after {totals['committed']} rounds"
             f"{f', {n} abandoned' if (n := totals['abandoned']) else ''}{target}",
             *_last_evaluation(fields["on_devices"], metric["name"]),
+            *_attacks(fields["fleet"], fields["settings"]),
             f"Rounds:   median {_seconds(rounds['median'])}, p95 {_seconds(rounds['p95'])}",
             f"Leases:   {leases['accepted']} accepted, {leases['too_late']} too late to count, "
             f"{f'{n} rejected, ' if (n := leases['rejected']) else ''}{leases['lost']} lost; {totals['fits']} fits",
@@ -130,7 +131,11 @@ def report_of(
         "scenario": file.name,
         "seed": settings.seed,
         "settings": {key: value for key, value in json.loads(settings_json(settings)).items() if key not in UNSTABLE},
-        "fleet": {"devices": sum(scenario.counts.values()), "groups": dict(scenario.counts)},
+        "fleet": {
+            "devices": sum(scenario.counts.values()),
+            "groups": dict(scenario.counts),
+            "attacks": {name: each.attack.kind for name, each in scenario.devices.items() if each.attack is not None},
+        },
         "cause": simulated.cause,
         "waits_for": simulated.waits_for,
         "virtual_s": simulated.virtual_s,
@@ -280,6 +285,13 @@ def _reasons(reasons: Mapping[str, Mapping[str, int]], failure: str) -> Iterator
     for how, counts in reasons.items():
         words = f"; mostly: {for_people(failure)}" if how == FAILED and failure else ""
         yield f"{f'{how.capitalize()}:':10}{', '.join(f'{reason} {n}' for reason, n in counts.items())}{words}"
+
+
+def _attacks(fleet: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line of who attacked how, and which rule was to withstand it."""
+    if fleet["attacks"]:
+        who = ", ".join(f"{fleet['groups'][name]} {name} ({kind})" for name, kind in fleet["attacks"].items())
+        yield f"Attacked: by {who}, of {fleet['devices']} devices; the rule is {settings['server']['rule']['name']}"
 
 
 def _mixed(codecs: Mapping[str, int]) -> Iterator[str]:

@@ -118,6 +118,7 @@ def test_check_says_what_a_run_will_need(tmp_path: Path, monkeypatch: pytest.Mon
     facts = json.loads(result.stdout)
     assert (facts["run"], facts["parameters"], facts["update_bytes"], facts["model_bytes"]) == ("linear", 8, 12, 32)
     assert (facts["update_travels"], facts["reports_a_round"]) == ("inline", "3 to 4")
+    assert (facts["codec"], facts["rule"], "warning" in facts) == ("auto", "mean", False)
     assert not (tmp_path / "runs").exists()
 
 

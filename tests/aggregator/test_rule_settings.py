@@ -17,7 +17,9 @@ def test_a_bare_name_is_short_for_a_table() -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"name": "medain"}, "there is no such rule; there are mean, median"),
+        ({"name": "medain"}, "there is no such rule; did you mean median\\? there are mean, median"),
+        ({"name": "loudest"}, "there is no such rule; there are mean, median"),
+        ({"name": "norm-clipping"}, "server.clip_norm says to which"),
         ({"name": "krum"}, "krum needs byzantine"),
         ({"name": "trimmed-mean"}, "trimmed-mean needs byzantine"),
         ({"name": "centered-clipping"}, "centered-clipping needs radius"),

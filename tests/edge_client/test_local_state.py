@@ -112,6 +112,26 @@ def test_state_that_was_set_aside_is_named_at_each_start(tmp_path: Path) -> None
     assert [(line["event"], line["run"]) for line in logs] == [("local_state_damaged", RUN)]
 
 
+def test_state_that_was_set_aside_is_no_news_once_there_is_a_good_one(tmp_path: Path) -> None:
+    """The client goes on with what it has kept since."""
+    (tmp_path / f"{RUN}.damaged").write_bytes(b"not at all")
+    state = LocalState(OnDisk(tmp_path))
+    state.stage(lease(1), RUN, {"x": np.array(1.0)})
+    state.accept(lease(1))
+    with structlog.testing.capture_logs() as logs:
+        LocalState(OnDisk(tmp_path)).open([])
+    assert not logs
+
+
+def test_state_that_can_be_neither_read_nor_set_aside_is_named(tmp_path: Path) -> None:
+    """A folder lies where a file should: the training goes on without it, and is not to blame."""
+    (tmp_path / f"{RUN}.state").mkdir()
+    (tmp_path / f"{RUN}.damaged").write_bytes(b"")
+    with structlog.testing.capture_logs() as logs:
+        assert LocalState(OnDisk(tmp_path)).current(RUN) == {}
+    assert [(line["event"], line["run"]) for line in logs] == [("local_state_damaged", RUN)]
+
+
 @pytest.mark.parametrize("is_accepted", [True, False])
 def test_full_disk_keeps_new_state_in_memory(tmp_path: Path, is_accepted: bool) -> None:
     """It goes with the report, which is kept in memory too; the log says that it is not safe."""

@@ -24,22 +24,23 @@ def test_the_task_sees_its_own_state_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged",
+    ("damaged", "cause"),
     [
-        np.zeros(3, np.float32),
-        np.zeros((1, 2), np.float32),
-        np.zeros(2),
-        np.array([0, np.nan], np.float32),
-        np.array([0, np.inf], np.float32),
+        (np.zeros(3, np.float32), "shape (3,), and 2 values travel"),
+        (np.zeros((1, 2), np.float32), "shape (1, 2)"),
+        (np.zeros(2), "float64, not float32"),
+        (np.array([0, np.nan], np.float32), "NaN or Inf"),
+        (np.array([0, np.inf], np.float32), "NaN or Inf"),
     ],
 )
 def test_one_that_does_not_fit_is_named_and_left_out(
-    damaged: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+    damaged: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", cause: str
 ) -> None:
     """It would go into the model with the next update."""
     with capture_logs() as logs:
         assert without_residual({"head": np.ones(1), RESIDUAL: damaged}, 2)[1] is None
     assert [line["event"] for line in logs] == ["residual_damaged"]
+    assert cause in logs[0]["cause"]
 
 
 def test_it_is_kept_and_rolled_back_with_its_update(tmp_path: Path) -> None:

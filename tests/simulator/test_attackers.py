@@ -10,7 +10,7 @@ import pytest
 from edge_client.training import CarryOut, Finished, Gate, carry_out
 from shared.algorithms import extended
 from shared.chunking import sha256_hex
-from shared.codecs import codec_named, decode_vector
+from shared.codecs import CODECS, codec_named, decode_vector
 from shared.errors import ConfigError
 from shared.messages import Kind
 from shared.parameters import ParameterSpec, Vector
@@ -110,6 +110,13 @@ def test_attackers_agree_without_a_word() -> None:
             assert np.abs(sent - meant).max() <= np.abs(meant).max() / 126
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_no_numbers_are_well_formed_in_every_codec(codec: str) -> None:
+    """They are refused for what they are, not for their bytes."""
+    found = carried_out(attacker("nan"), COLLUDERS[0], codec=codec)
+    assert not np.isfinite(decode_vector(codec_named(codec), found.payload, SPEC.n_params)).all()
+
+
 @pytest.mark.parametrize("kind", ["inner-product", "little"])
 def test_attackers_agree_whatever_each_keeps_between_its_updates(kind: str) -> None:
     """SCAFFOLD's second work goes on from a state that nobody else has; the attack is none the weaker."""
@@ -152,6 +159,9 @@ def test_no_numbers_are_refused_and_the_run_ends_without_them(tmp_path: Path) ->
     )
     came, report = simulated(scenario, tmp_path)
     assert came.cause == "rounds"
+    assert report.fields["fleet"]["attacks"] == {"bad": "nan"}
+    assert "Attacked: by 1 bad (nan), of 5 devices; the rule is mean" in report.lines()
+    assert report.fields["reasons"]["rejected"].keys() == {"not_finite"}
     outcomes = report.fields["totals"]["outcomes"]
     assert outcomes["rejected"] >= 1
     assert outcomes["accepted"] == 12
