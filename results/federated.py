@@ -15,8 +15,10 @@ from aggregator.history import EvaluationSummary, RoundSummary, RunHistory
 from shared.config import load_settings
 from shared.errors import FederationError
 from shared.task import Arrays, Task
+from simulator.outcomes import read_outcomes
 from simulator.run_settings import settings_of
 from simulator.runs.executors import Inline
+from simulator.runs.report import at_s_of
 from simulator.runs.scratch import scratch
 from simulator.runs.simulation import Simulated, Simulation
 from simulator.scenario import Scenario
@@ -36,6 +38,7 @@ class Federated:
         evaluations: on devices.
         n_devices: of the fleet.
         simulated: what the simulation counted.
+        codecs: of the updates that counted, how many came in which.
     """
 
     parameters: Arrays
@@ -43,6 +46,12 @@ class Federated:
     evaluations: tuple[EvaluationSummary, ...]
     n_devices: int
     simulated: Simulated
+    codecs: Mapping[str, int]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Virtual seconds at which each committed round had ended."""
+        return [at_s_of(each) for each in self.rounds]
 
     def curve(self, metric: str) -> list[float]:
         """Return a metric after each committed round."""
@@ -90,4 +99,5 @@ def federate(scenario: Scenario, task: Task, *, path: Path | None = None) -> Fed
             evaluations=history.evaluations,
             n_devices=sum(scenario.counts.values()),
             simulated=simulated,
+            codecs=read_outcomes(final).codecs,
         )
