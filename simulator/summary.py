@@ -81,7 +81,7 @@ class Summary:
             ),
             f"Model:    {self.model or 'none was written'}",
             f"History:  {self.history}",
-            f"Plot:     {self.plot or 'none, see the log of the aggregator'}",
+            f"Plot:     {self.plot or 'none: output.plot is false, or the log of the aggregator says why'}",
         ]
 
     def as_json(self) -> str:

@@ -19,7 +19,7 @@ __all__ = ["case"]
 
 N_DEVICES = 20
 TARGET = 0.93
-MOST_ROUNDS = 120
+MOST_ROUNDS = 60
 SETTLED_ROUNDS = 40
 """After so many rounds the accuracies are compared, whatever was reached before."""
 RATE, EPOCHS, BATCH, HIDDEN = 0.05, 2, 10, 1024
@@ -88,8 +88,8 @@ class BytesUp:
                 verdicts.append(
                     Verdict(
                         target=f"{codec}: at most 1/{1 / asked:g} of float32's bytes up to {100 * TARGET:g} %",
-                        found=f"{_share(whole)} of all that devices sent, {share} of encoded updates; {said(behind)} points of "
-                        f"accuracy after {SETTLED_ROUNDS} rounds",
+                        found=f"{_share(whole)} of all that devices sent, {share} of encoded updates; "
+                        f"{said(behind)} points of accuracy after {SETTLED_ROUNDS} rounds",
                         outcome="met" if is_met else "missed",
                     )
                 )

@@ -21,6 +21,7 @@ from tests.fuzz import __main__ as command
 from tests.fuzz import running
 from tests.fuzz.__main__ import app, misses
 from tests.fuzz.running import Found, fuzz
+from tests.fuzz.upward import RULES
 
 ROOT = Path(__file__).parents[2]
 N = 20_000
@@ -52,6 +53,8 @@ def test_hostile_payloads_break_nothing_and_meet_every_reason() -> None:
     expected |= {f"device {each}" for each in OF_A_DEVICE}
     expected |= {"aggregator accepted", "device work_begun", "device report_settled", "device chunk_refused"}
     expected |= {f"aggregator accepted as {name}" for name in CODECS}
+    expected |= {f"aggregator version by {each['name']}" for each in RULES if "mixing" not in each}
+    expected |= {"aggregator version by mixed median"}
     assert sorted(expected - met) == []
 
 

@@ -10,9 +10,11 @@ Not here: how a message is spoilt (`mutation.py`), running it (`running.py`).
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from aggregator import commands as cmd
 from aggregator import events as ev
@@ -25,7 +27,9 @@ from aggregator.part_files import PartFiles
 from aggregator.phases import PauseCause
 from aggregator.reception import Reception
 from aggregator.round_machine import RoundMachine
-from aggregator.rules import Mean, RuleState
+from aggregator.rule_settings import RuleSettings
+from aggregator.rules import OpenRound, cohort_rule, rule_of
+from aggregator.update_rows import UpdateRows
 from aggregator.uploads import Uploads
 from broker.transport import Message
 from shared.codecs import CODECS
@@ -44,6 +48,18 @@ GRANTED_BYTES = 8 * 4096
 DIGEST = "d" * 64
 ENDED_AT_ONCE = 24
 """Leases of two rounds, whose files wait to be deleted."""
+RULES: tuple[Mapping[str, Any], ...] = (
+    {"name": "mean"},
+    {"name": "median"},
+    {"name": "trimmed-mean", "byzantine": 2},
+    {"name": "krum", "byzantine": 2},
+    {"name": "multi-krum", "byzantine": 1},
+    {"name": "bulyan", "byzantine": 1},
+    {"name": "geometric-median"},
+    {"name": "centered-clipping", "radius": 10.0},
+    {"name": "median", "byzantine": 2, "mixing": "nearest"},
+)
+"""The first makes every other version, the rest in turn; the quorum of 7 is enough for all of them."""
 
 
 def settings_of(folder: Path) -> Settings:
@@ -125,12 +141,20 @@ class AggregatorWorld:
             tell=self._inbox.append,
         )
         self._words = Announcements(settings, run=RUN, machine=self.machine, instance="fuzz")
-        self._rule = Mean()
-        self._sums: dict[int, RuleState] = {}
+        wanted = [RuleSettings.model_validate(each) for each in RULES]
+        self._rules = [
+            rule_of(
+                None if each.is_streaming else cohort_rule(each),
+                partial(UpdateRows, folder),
+                is_trainable=SPEC.is_trainable,
+            )
+            for each in wanted
+        ]
+        self._sums: dict[int, OpenRound] = {}
         self._spent: dict[int, list[str]] = {}
         self.devices = HostileDevices(rng, topics, RUN, self.machine.leases, self.uploads)
         self._worker = asyncio.create_task(self.intake.run(), name="intake")
-        self._step = 0.0  # norm of the last one that the model took
+        self._step = 0.0  # norm of the last one that the model took, as a share of what its rule may make of it
         self._execute(self.machine.start(self._now))
         for device in DEVICES:
             self._inbox.append(ev.CheckedIn(device=device))
@@ -160,8 +184,8 @@ class AggregatorWorld:
             raise InvalidState("the intake has ended")
         if PauseCause.ERROR in self.machine.pausing.causes:
             raise InvalidState(f"the run is paused: {self.machine.pausing.causes[PauseCause.ERROR]}")
-        if not self._step <= MAX_NORM * 1.001:
-            raise InvalidState(f"the model moved by {self._step}, no update may be over {MAX_NORM}")
+        if not self._step <= 1.001:
+            raise InvalidState(f"the model moved by {self._step:g} x what updates of at most {MAX_NORM} can move it")
         n_open = sum(1 for _ in self.machine.leases.open())
         if self.intake.n_reports > n_open:
             raise InvalidState(f"{self.intake.n_reports} reports are kept for {n_open} open leases")
@@ -233,17 +257,27 @@ class AggregatorWorld:
                     self._inbox.append(ev.Published(version=version))
 
     def _fold(self, command: cmd.Fold) -> None:
-        """Sum up an accepted update: what reaches the model is finite and within the norm."""
+        """Give an accepted update to the rule whose turn it is: what it yields is finite and within the norm."""
         record = command.record
         self.intake.decided(record.lease)
         data = record.data if record.data is not None else self.files.open(record.lease).data
-        total = self._sums.setdefault(record.into, self._rule.init(SPEC.n_params))
-        fold(self._rule, total, CODECS[record.codec], data, weight=record.weight)
+        rule = self._rules[self._turn(record.into)]
+        if record.into not in self._sums:
+            self._sums[record.into] = rule.init(SPEC.n_params)
+        fold(rule, self._sums[record.into], CODECS[record.codec], data, weight=record.weight)
         self._spent.setdefault(record.into, []).append(record.lease)
         self.counts[f"accepted as {record.codec}"] += 1
 
+    def _turn(self, into: int) -> int:
+        return 1 + into // 2 % (len(RULES) - 1) if into % 2 else 0
+
     def _aggregate(self, into: int) -> None:
-        self._step = math.sqrt(float((self._rule.finalize(self._sums.pop(into)) ** 2).sum()))
+        used = RULES[self._turn(into)]
+        delta = self._rules[self._turn(into)].finalize(self._sums.pop(into))
+        # of any two updates a coordinate's middle may be the larger one: no more than sqrt(2) of the largest norm
+        most = MAX_NORM if used["name"] == "mean" else MAX_NORM * 2**0.5
+        self._step = math.sqrt(float((delta**2).sum())) / most
+        self.counts[f"version by {'mixed ' * ('mixing' in used)}{used['name']}"] += 1
         for lease in self._spent.pop(into):
             self.intake.drop(lease)
         self._inbox.append(ev.VersionWritten(version=into, digest=DIGEST))
