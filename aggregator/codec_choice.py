@@ -18,7 +18,7 @@ Pure: the same arguments give the same codec, so a restart goes on as before.
 """
 
 from collections.abc import Collection, Mapping
-from functools import cache
+from functools import cache, partial
 
 from aggregator.config import Settings
 from aggregator.learning_settings import AUTO
@@ -147,16 +147,18 @@ class CodecChoice:
         before: str = "",
     ) -> str | None:
         """Return the codec for one lease: see `choose`; `relative_weight`: of the device, the mean of all being 1."""
-        return choose(
+        choice = partial(
+            choose,
             speaks,
             self._update_bytes,
             policy=self._policy,
             uplink_bytes_per_s=uplink_bytes_per_s,
             seconds_left=seconds_left,
-            n_averaged=self._n_averaged / relative_weight,
             before=before,
             max_bytes=self._max_bytes,
         )
+        # nobody is turned away for what it weighs, which is known only once it has taken part
+        return choice(n_averaged=self._n_averaged / relative_weight) or choice(n_averaged=self._n_averaged)
 
 
 def _averages(settings: Settings) -> bool:

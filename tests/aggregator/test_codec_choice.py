@@ -169,6 +169,7 @@ def test_one_bit_is_for_devices_that_weigh_no_more_than_a_twentieth_of_a_round()
         choice.of(ALL, uplink_bytes_per_s=1.0, seconds_left=10.0, relative_weight=each) for each in (0.1, 2.0, 2.01)
     ]
     assert found == ["one-bit", "one-bit", "int8"]
+    assert choice.of({"one-bit"}, uplink_bytes_per_s=1.0, seconds_left=10.0, relative_weight=9.0) == "one-bit"
 
 
 def test_device_that_speaks_one_bit_alone_is_refused_where_that_is_not_for_it() -> None:
