@@ -19,10 +19,9 @@ __all__ = ["case"]
 
 N_DEVICES = 20
 TARGET = 0.93
-MOST_ROUNDS = 60
-SETTLED_ROUNDS = 40
+MOST_ROUNDS = SETTLED_ROUNDS = 40
 """After so many rounds the accuracies are compared, whatever was reached before."""
-RATE, EPOCHS, BATCH, HIDDEN = 0.05, 2, 10, 1024
+RATE, EPOCHS, BATCH, HIDDEN = 0.05, 2, 10, 2048
 N_PARAMS = 65 * HIDDEN + (HIDDEN + 1) * 10
 ASKED: Mapping[str, float | None] = MappingProxyType(
     {"float32": None, "float16": None, "int8": 1 / 3.8, "one-bit": 1 / 25, "top-1-percent": 1 / 30}
@@ -84,13 +83,14 @@ class BytesUp:
             share = _share(ratio)
             rows.append((codec, f"{n_reached} of {len(mine)}", f"{rounds:.1f}", share, _share(whole), said(behind)))
             if asked is not None:
-                is_met = whole is not None and n_reached == len(mine) and whole.mean <= asked
+                is_there = whole is not None and n_reached == len(mine) and whole.mean <= asked
+                is_sure = whole is not None and (whole.high <= asked or not whole.is_known)
                 verdicts.append(
                     Verdict(
                         target=f"{codec}: at most 1/{1 / asked:g} of float32's bytes up to {100 * TARGET:g} %",
                         found=f"{_share(whole)} of all that devices sent, {share} of encoded updates; "
                         f"{said(behind)} points of accuracy after {SETTLED_ROUNDS} rounds",
-                        outcome="met" if is_met else "missed",
+                        outcome="missed" if not is_there else "met" if is_sure else "open",
                     )
                 )
         return Section(
