@@ -48,7 +48,7 @@ fuzz: .venv/ready ## a million hostile payloads on every topic, both ways; ARGS=
 thin: .venv/ready ## 1 MiB down and up at 8 kB/s, at 2 kB/s and through resets, over a real broker; twenty minutes
 	@$(PY) -m simulator rehearse examples/thin.toml
 
-studies: .venv/ready ## what modes, windows, selection, quotas and weights are worth, in virtual time; two minutes
+studies: .venv/ready ## what modes, windows, selection, quotas, weights and codecs are worth, in virtual time; minutes
 	@scripts/studies.sh
 
 compose: ## a fleet in containers under chaos, to its last round; then the report
