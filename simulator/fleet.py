@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aggregator.config import Settings
+from aggregator.plug_ins import load_plug_ins
 from aggregator.service import Aggregator, RunResult
 from broker.faults import Faults
 from broker.link import LinkProfile
@@ -99,6 +100,7 @@ class Fleet:
         late: probability that a piece of blocking work takes much longer (`InlineBlocking`).
         show: is shown what each service publishes: its name, topic and payload.
         show_death: is shown who has died, and what is left on the disk.
+        beside: where code that the settings name is looked for first.
         on_error: is told of a service that ends with an error; returns whether the fleet goes on without it.
     """
 
@@ -117,9 +119,10 @@ class Fleet:
         late: float = 0.0,
         show: Callable[[str, str, bytes], None] | None = None,
         show_death: Callable[[str, Image], None] | None = None,
+        beside: Path = Path(),
         on_error: Callable[[str, Exception], bool] = lambda name, error: False,
     ) -> None:
-        self.settings = settings
+        self.settings, self._beside = settings, beside
         self.broker = SimulatedBroker(seed=seed, faults=faults)
         self.topics = Topics(settings.fleet)
         self._task = task
@@ -169,6 +172,7 @@ class Fleet:
             rng=rng,
             wall=lambda: WALL_START_S + loop.time(),
             instance=f"{rng.getrandbits(64):016x}",
+            plug_ins=load_plug_ins(self.settings, self._beside.resolve()),
         )
         self._start(AGGREGATOR, self.aggregator.run, blocking)
 

@@ -132,7 +132,16 @@ def simulate(
     with scratch(settings) as (inside, final), _ended_by_sigterm():
         computing: Executor = Processes(settings.task, task_folder) if scenario.has_processes else Inline(task)
         with computing, progress:
-            simulation = Simulation(scenario, inside, task, traces, computing, say=progress.say, show=progress.show)
+            simulation = Simulation(
+                scenario,
+                inside,
+                task,
+                traces,
+                computing,
+                say=progress.say,
+                show=progress.show,
+                beside=task_folder,
+            )
             simulated = run_in_virtual_time(simulation.run())
     report = report_of(simulated, scenario, settings, final, executor=scenario.executor, file=path)
     report.save()

@@ -136,6 +136,7 @@ class Simulation:
         executor: who computes.
         say: takes lines for people.
         show: is shown now and then how it goes.
+        beside: where code that the settings name is looked for first.
     """
 
     scenario: Scenario
@@ -145,6 +146,7 @@ class Simulation:
     executor: Executor
     say: Callable[[str], None] = lambda line: None
     show: Callable[[Moment], None] = lambda moment: None
+    beside: Path = Path()
     ledger: Ledger = field(default_factory=Ledger)
     _samples: list[Sample] = field(default_factory=list)
     _trainings: dict[str, int] = field(default_factory=dict)
@@ -197,6 +199,7 @@ class Simulation:
             in_memory=True,
             delays=DELAYS,
             show=partial(self._see, loop),
+            beside=self.beside,
         ) as fleet:
             self._broker, self._plan = fleet.broker, plan
             self._round_topic = fleet.topics.build(RoundTopic(settings.run or ""))
