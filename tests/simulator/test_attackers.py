@@ -108,6 +108,8 @@ def test_attackers_agree_without_a_word() -> None:
         for each in coarse:  # off by the rounding of its own lease, and by nobody else's
             sent = decode_vector(codec_named("int8"), each.payload, SPEC.n_params)
             assert np.abs(sent - meant).max() <= np.abs(meant).max() / 126
+    flipped = {carried_out(attacker("sign-flip"), each).payload for each in COLLUDERS}
+    assert len(flipped) == 3
 
 
 @pytest.mark.parametrize("codec", CODECS)

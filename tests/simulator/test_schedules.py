@@ -54,8 +54,8 @@ def test_thousand_crash_schedules_hold(first: int) -> None:
     assert [verdict.seed for verdict in found] == list(range(first, first + SEEDS_A_TEST))
     assert min(verdict.n_crashes for verdict in found) >= 2
     assert min(verdict.n_accepted for verdict in found) >= 5
-    assert sum(verdict.n_states for verdict in found) > 0
-    assert sum(verdict.n_continued for verdict in found) > 0
+    assert sum(verdict.n_states for verdict in found) > SEEDS_A_TEST
+    assert sum(verdict.n_continued for verdict in found) > SEEDS_A_TEST / 2
 
 
 def test_schedule_is_a_function_of_its_seed() -> None:
