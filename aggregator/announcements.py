@@ -1,5 +1,6 @@
 """The aggregator's own messages, made from what the round machine knows. Pure: nothing is sent here."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -106,7 +107,8 @@ class Announcements:
         counts = machine.leases.counts()
         waits = machine.phase is Phase.WAITING
         n_barred = machine.invitations.n_barred(now) if waits else 0
-        n_stateless = machine.population.n_refused(Reason.STATE) if waits and self._needs_state else 0
+        refusals = machine.population.refusals() if waits else Counter[Reason]()
+        n_stateless = refusals.pop(Reason.STATE, 0) if self._needs_state else 0  # said in words of its own
         lag = None if self._lag is None else self._lag.over_the_run()
         return AggregatorStatus(
             online=True,
@@ -120,7 +122,7 @@ class Announcements:
             or ["waiting_for_devices"] * waits
             + [f"barred_by_quota: {n_barred}"] * bool(n_barred)
             + [f"keep_no_state: {n_stateless}"] * bool(n_stateless)
-            + ([f"refused_for_{reason}: {n}" for reason, n in self._refusals()] if waits else [])
+            + [f"refused_for_{reason}: {n}" for reason, n in refusals.most_common(SHOWN_REFUSALS)]
             + ["no_room_on_disk_for_leases"] * machine.disk.is_spent,
             have=machine.n_at_hand(now) if waits else machine.tally.n_accepted,
             need=self._settings.round.quorum_count,
@@ -132,13 +134,6 @@ class Announcements:
             metrics={name[:64]: value for name, value in list(machine.stopping.metrics.items())[:32]},
             loop_lag_ms={} if lag is None else asdict(lag),
         )
-
-    def _refusals(self) -> list[tuple[Reason, int]]:
-        """Return the commonest reasons why devices that are there do not take part, but for the state they need."""
-        refusals = self._machine.population.refusals()
-        if self._needs_state:
-            refusals.pop(Reason.STATE, None)
-        return refusals.most_common(SHOWN_REFUSALS)
 
     def status_topic(self) -> str:
         """Return where the status is published."""

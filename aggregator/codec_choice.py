@@ -18,7 +18,7 @@ Pure: the same arguments give the same codec, so a restart goes on as before.
 """
 
 from collections.abc import Collection, Mapping
-from functools import cache, partial
+from functools import cache
 
 from aggregator.config import Settings
 from aggregator.learning_settings import AUTO
@@ -48,7 +48,8 @@ def choose(
     policy: str = AUTO,
     uplink_bytes_per_s: float | None = None,
     seconds_left: float,
-    n_averaged: float,
+    n_averaged: int,
+    relative_weight: float = 1.0,
     before: str = "",
     max_bytes: int | None = None,
 ) -> str | None:
@@ -60,7 +61,8 @@ def choose(
         policy: "auto", or the name of the one for all.
         uplink_bytes_per_s: of the device, as far as it was measured; 0: an update never came up; None: unknown.
         seconds_left: until the update must have come.
-        n_averaged: so many updates of the weight of this one are averaged, at least.
+        n_averaged: so many updates are averaged, at least.
+        relative_weight: of the device, the mean of all being 1.
         before: with which it was asked last; "": never.
         max_bytes: an update must not be larger; None: the codec says how large.
     """
@@ -73,9 +75,9 @@ def choose(
     usual = next((name for name in _USUAL if will_do(name)), None)
     if n_averaged < LEAST_FOR_ONE_BIT or not will_do(ONE_BIT):
         return usual
-    if usual is None:
+    if usual is None:  # nobody is turned away for what it weighs, which is known only once it has taken part
         return ONE_BIT
-    if uplink_bytes_per_s is None:
+    if uplink_bytes_per_s is None or n_averaged < LEAST_FOR_ONE_BIT * relative_weight:
         return usual
     share = UP_SHARE / (HYSTERESIS if before == ONE_BIT else 1.0)
     return usual if SAFETY * update_bytes[usual] <= share * seconds_left * uplink_bytes_per_s else ONE_BIT
@@ -146,19 +148,18 @@ class CodecChoice:
         relative_weight: float = 1.0,
         before: str = "",
     ) -> str | None:
-        """Return the codec for one lease: see `choose`; `relative_weight`: of the device, the mean of all being 1."""
-        choice = partial(
-            choose,
+        """Return the codec for one lease: see `choose`."""
+        return choose(
             speaks,
             self._update_bytes,
             policy=self._policy,
             uplink_bytes_per_s=uplink_bytes_per_s,
             seconds_left=seconds_left,
+            n_averaged=self._n_averaged,
+            relative_weight=relative_weight,
             before=before,
             max_bytes=self._max_bytes,
         )
-        # nobody is turned away for what it weighs, which is known only once it has taken part
-        return choice(n_averaged=self._n_averaged / relative_weight) or choice(n_averaged=self._n_averaged)
 
 
 def _averages(settings: Settings) -> bool:

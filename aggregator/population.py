@@ -160,10 +160,6 @@ class Population:
             "refused": sum(member.refusal is not None for member in self._members.values() if member.is_online),
         }
 
-    def n_refused(self, reason: Reason) -> int:
-        """Return how many devices that are there do not take part for one reason."""
-        return sum(member.refusal is reason and member.is_online for member in self._members.values())
-
     def refusals(self) -> Counter[Reason]:
         """Return how many devices that are there do not take part, by reason."""
         return Counter(member.refusal for member in self._members.values() if member.refusal and member.is_online)

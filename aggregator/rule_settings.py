@@ -54,13 +54,7 @@ class RuleSettings(Section):
     @property
     def numbers(self) -> Mapping[str, Any]:
         """What is set beside the name."""
-        given = {
-            "byzantine": self.byzantine,
-            "mixing": self.mixing,
-            "radius": self.radius,
-            "iterations": self.iterations,
-        }
-        return {key: each for key, each in given.items() if each not in (None, "none")}
+        return {key: each for key, each in self if key != "name" and each not in (None, "none")}
 
     @property
     def is_streaming(self) -> bool:

@@ -9,6 +9,7 @@ that decisions need (`row_writer.py`).
 import asyncio
 import os
 import shutil
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -157,13 +158,15 @@ class Upkeep:
     def _warn_of_refusals(self) -> None:
         """Say once that a round does not begin because devices that are there have to be turned away."""
         machine, now = self._opened.machine, asyncio.get_running_loop().time()
-        waits, need = machine.phase is Phase.WAITING, machine.settings.round.quorum_count
-        for reason, (event, hint) in _LACKING.items():
-            n_refused = machine.population.n_refused(reason) if waits else 0
-            has_to_wait = n_refused > 0 and machine.n_at_hand(now) < need
-            if has_to_wait and reason not in self._waits_for:
-                log.warning(event, refused=n_refused, have=machine.n_at_hand(now), need=need, hint=hint)
-            (self._waits_for.add if has_to_wait else self._waits_for.discard)(reason)
+        refusals = machine.population.refusals() if machine.phase is Phase.WAITING else Counter[Reason]()
+        lacking = refusals.keys() & _LACKING.keys()
+        if lacking and (have := machine.n_at_hand(now)) < (need := machine.settings.round.quorum_count):
+            for reason in sorted(lacking - self._waits_for):
+                event, hint = _LACKING[reason]
+                log.warning(event, refused=refusals[reason], have=have, need=need, hint=hint)
+            self._waits_for = lacking
+        else:
+            self._waits_for = set()
 
     async def _store_clock(self) -> None:
         """Store where the timers stand, for a restart."""

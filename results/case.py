@@ -11,15 +11,31 @@ import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from shared.errors import ConfigError
 
-__all__ = ["N_FOLDS", "Case", "Found", "Numbers", "Run", "Scale", "Section", "Value", "Verdict", "cases", "load_case"]
+__all__ = [
+    "N_FOLDS",
+    "Case",
+    "Found",
+    "Numbers",
+    "Outcome",
+    "Run",
+    "Scale",
+    "Section",
+    "Value",
+    "Verdict",
+    "cases",
+    "listed",
+    "load_case",
+    "outcome_of",
+]
 
 Value: TypeAlias = float | Sequence[float | None] | None
 Numbers: TypeAlias = Mapping[str, Value]
 """What a run found: by name a number, None for one that does not exist, or a list of them."""
+Outcome: TypeAlias = Literal["met", "missed", "open", "reported"]
 N_FOLDS = 5
 """Into which data are divided."""
 
@@ -96,7 +112,17 @@ class Verdict:
 
     target: str
     found: str
-    outcome: Literal["met", "missed", "open", "reported"]
+    outcome: Outcome
+
+
+def outcome_of(is_sure: bool, is_so: bool) -> Outcome:
+    """Return what became of a target whose interval is all where it should be, or whose mean is."""
+    return "met" if is_sure else "open" if is_so else "missed"
+
+
+def listed(numbers: Numbers, name: str) -> Sequence[float]:
+    """Return numbers that a run found one after the other."""
+    return cast(Sequence[float], numbers[name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

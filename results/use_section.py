@@ -7,9 +7,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from results.case import N_FOLDS, Found, Numbers, Section, Verdict
+from results.case import N_FOLDS, Found, Numbers, Section, Verdict, outcome_of
 from results.intervals import Interval, over_seeds, over_splits, quantile
 from results.page import said
 from results.pictures import draw_intervals
@@ -241,7 +241,7 @@ def _near(measure: Measure, each: Compared) -> Verdict:
     return Verdict(
         target=f"{measure.title} within {bound:g} {measure.unit} of all data in one place",
         found=_told(measure, each),
-        outcome=_outcome(worse.high <= bound, worse.mean <= bound),
+        outcome=outcome_of(worse.high <= bound, worse.mean <= bound),
     )
 
 
@@ -250,7 +250,7 @@ def _better(measure: Measure, each: Compared) -> Verdict:
     return Verdict(
         target=f"{measure.title} better than alone for the median device",
         found=_told(measure, each),
-        outcome=_outcome(worse.high < 0, worse.mean < 0),
+        outcome=outcome_of(worse.high < 0, worse.mean < 0),
     )
 
 
@@ -259,10 +259,6 @@ def _worse(measure: Measure, difference: Interval) -> Interval:
     if measure.is_error:
         return difference
     return Interval(mean=-difference.mean, low=-difference.high, high=-difference.low, n=difference.n)
-
-
-def _outcome(is_sure: bool, is_so: bool) -> Literal["met", "open", "missed"]:
-    return "met" if is_sure else "open" if is_so else "missed"
 
 
 def _near_words(measure: Measure, each: Compared) -> str:

@@ -142,8 +142,12 @@ class Attacker:
     ) -> NDArray[np.float32] | None:
         """Return what comes of some work at once, as no codec has touched it; None: nothing."""
         assert order.work is not None
-        n_params, work = received()[0].n_params, order.work.model_copy(update={"state_of": None})
-        plain = {"codec": EXACT, "max_bytes": codec_named(EXACT).encoded_bytes(n_params), "work": work}
+        theirs, _ = received()
+        plain = {
+            "codec": EXACT,
+            "max_bytes": codec_named(EXACT).encoded_bytes(theirs.n_params),
+            "work": order.work.model_copy(update={"state_of": None}),
+        }
         order = order.model_copy(update=plain)
         finished = carry_out(
             order,
@@ -156,7 +160,7 @@ class Attacker:
         )
         if finished is None or finished.report.outcome is not Reported.TRAINED:
             return None
-        return _decoded(order, finished.payload, received()[0])
+        return _decoded(order, finished.payload, theirs)
 
 
 def _nothing() -> Arrays:

@@ -5,9 +5,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from results.case import Found, Numbers, Run, Scale, Section, Verdict
+from results.case import Found, Numbers, Run, Scale, Section, Verdict, listed, outcome_of
 from results.federated import federate, scenario_from
 from results.intervals import Interval, interval_of, ratio_of
 from results.page import said
@@ -90,7 +90,7 @@ class BytesUp:
                         target=f"{codec}: at most 1/{1 / asked:g} of float32's bytes up to {100 * TARGET:g} %",
                         found=f"{_share(whole)} of all that devices sent, {share} of encoded updates; "
                         f"{said(behind)} points of accuracy after {SETTLED_ROUNDS} rounds",
-                        outcome="missed" if not is_there else "met" if is_sure else "open",
+                        outcome=outcome_of(is_there and is_sure, is_there),
                     )
                 )
         return Section(
@@ -128,10 +128,10 @@ class BytesUp:
             runs = [numbers for _, numbers in found.of(codec)]
             if runs:
                 accuracy = [
-                    statistics.fmean(each) / 1000 for each in zip(*(_list(r, "accuracy") for r in runs), strict=False)
+                    statistics.fmean(each) / 1000 for each in zip(*(listed(r, "accuracy") for r in runs), strict=False)
                 ]
                 n_bytes = [
-                    statistics.fmean(each) / 1e6 for each in zip(*(_list(r, "bytes") for r in runs), strict=False)
+                    statistics.fmean(each) / 1e6 for each in zip(*(listed(r, "bytes") for r in runs), strict=False)
                 ]
                 over_bytes[codec] = list(zip(n_bytes, accuracy, strict=False))
                 over_rounds[codec] = [(at + 1.0, value) for at, value in enumerate(accuracy)]
@@ -140,10 +140,6 @@ class BytesUp:
         axes[0].set_xscale("log")
         for each in axes:
             each.set_ylim(0.5, 1.0)
-
-
-def _list(numbers: Numbers, name: str) -> Sequence[float]:
-    return cast(Sequence[float], numbers[name])
 
 
 class _Reached(NamedTuple):
@@ -156,9 +152,11 @@ def _to_target(found: Found, codec: str) -> list[_Reached | None]:
     """Return what it took each seed to reach the target first; None: it does not."""
     places: list[_Reached | None] = []
     for _, numbers in found.of(codec):
-        accuracy = _list(numbers, "accuracy")
+        accuracy = listed(numbers, "accuracy")
         at = next((place for place, value in enumerate(accuracy) if value >= 1000 * TARGET), None)
-        places.append(None if at is None else _Reached(at + 1, _list(numbers, "bytes")[at], _list(numbers, "all")[at]))
+        places.append(
+            None if at is None else _Reached(at + 1, listed(numbers, "bytes")[at], listed(numbers, "all")[at])
+        )
     return places
 
 
@@ -171,7 +169,7 @@ def _share(ratio: Interval | None) -> str:
 
 
 def _settled(found: Found, codec: str) -> list[float]:
-    return [_list(numbers, "accuracy")[:SETTLED_ROUNDS][-1] / 1000 for _, numbers in found.of(codec)]
+    return [listed(numbers, "accuracy")[:SETTLED_ROUNDS][-1] / 1000 for _, numbers in found.of(codec)]
 
 
 case = BytesUp()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from results.case import Found, Numbers, Run, Scale, Section, Verdict
+from results.case import Found, Numbers, Run, Scale, Section, Verdict, outcome_of
 from results.federated import federate, scenario_from
 from results.intervals import Interval, interval_of
 from results.page import said
@@ -293,7 +293,7 @@ def _verdict(fleet: Fleet, algorithm: str, gain: Interval, at: Mapping[float, In
     return Verdict(
         target=f"{NAMES[algorithm]} earns its place, {fleet.title}",
         found=found,
-        outcome="met" if is_sure else "open" if is_sure_somewhere else "missed",
+        outcome=outcome_of(is_sure, is_sure_somewhere),
     )
 
 

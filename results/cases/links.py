@@ -1,12 +1,13 @@
 """Codecs by link: seconds until a fleet of thin and fast links has learned, against everybody sending float32."""
 
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
 from examples.linear_digits import wide
-from results.case import Found, Numbers, Run, Scale, Section, Verdict
+from results.case import Found, Numbers, Run, Scale, Section, Verdict, listed
 from results.federated import federate, scenario_from
 from results.intervals import ratio_of
 from results.page import said
@@ -51,19 +52,19 @@ class Links:
 
     def section(self, found: Found) -> Section:
         """Compare the seconds to the target by seed."""
-        seconds = {arm: [_list(numbers, "seconds")[-1] for _, numbers in found.of(arm)] for arm in ARMS}
+        seconds = {arm: [listed(numbers, "seconds")[-1] for _, numbers in found.of(arm)] for arm in ARMS}
         ratio = ratio_of(seconds["auto"], seconds["float32"])
         rows = [
             (
                 ARMS[arm],
                 f"{statistics.fmean(seconds[arm]):.0f}",
                 ", ".join(f"{each:.0f}" for each in seconds[arm]),
-                f"{statistics.fmean(sum(_list(numbers, 'all')) for _, numbers in found.of(arm)) / 1e6:.0f}",
+                f"{statistics.fmean(sum(listed(numbers, 'all')) for _, numbers in found.of(arm)) / 1e6:.0f}",
                 _mixture([numbers for _, numbers in found.of(arm)]),
             )
             for arm in ARMS
         ]
-        is_there = all(_list(numbers, "accuracy")[-1] >= 1000 * TARGET for arm in ARMS for _, numbers in found.of(arm))
+        is_there = all(listed(numbers, "accuracy")[-1] >= 1000 * TARGET for arm in ARMS for _, numbers in found.of(arm))
         words = said(ratio, ".2f")
         return Section(
             text=[
@@ -91,16 +92,12 @@ class Links:
         over_seconds, over_bytes = {}, {}
         for arm, name in ARMS.items():
             _, numbers = found.of(arm)[0]
-            accuracy = [each / 1000 for each in _list(numbers, "accuracy")]
-            sent = [sum(_list(numbers, "all")[: place + 1]) / 1e6 for place in range(len(accuracy))]
-            over_seconds[name] = list(zip(_list(numbers, "seconds"), accuracy, strict=True))
+            accuracy = [each / 1000 for each in listed(numbers, "accuracy")]
+            sent = [each / 1e6 for each in itertools.accumulate(listed(numbers, "all"))]
+            over_seconds[name] = list(zip(listed(numbers, "seconds"), accuracy, strict=True))
             over_bytes[name] = list(zip(sent, accuracy, strict=True))
         draw_lines(axes[0], over_seconds, x="virtual seconds", y="accuracy")
         draw_lines(axes[1], over_bytes, x="MB up", y="accuracy")
-
-
-def _list(numbers: Numbers, name: str) -> list[float]:
-    return cast(list[float], numbers[name])
 
 
 def _mixture(runs: Sequence[Numbers]) -> str:

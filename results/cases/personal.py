@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from results.case import N_FOLDS, Found, Numbers, Run, Scale, Section, Verdict
+from results.case import N_FOLDS, Found, Numbers, Run, Scale, Section, Verdict, outcome_of
 from results.federated import federate, scenario_from
 from results.intervals import Interval, interval_of, over_folds, quantile
 from results.page import said
@@ -113,7 +113,7 @@ class Personal:
                     target=f"{NAMES[kind]} better than the global model for the median device, {SKEWS[skew]}",
                     found=f"{said(gain)} points; 10th percentile of devices {100 * tails[skew, kind]:.2f} %, "
                     f"global {100 * max(tails[skew, each] for each in GLOBALS):.2f} %",
-                    outcome="met" if gain.low > 0 else "open" if gain.mean > 0 else "missed",
+                    outcome=outcome_of(gain.low > 0, gain.mean > 0),
                 )
                 for (skew, kind), gain in gains.items()
             ],

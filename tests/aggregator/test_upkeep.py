@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -210,41 +211,38 @@ async def test_round_that_waits_for_quotas_says_so_once(tmp_path: Path) -> None:
     assert (said["barred"], said["have"], said["need"]) == (3, 0, 3)
 
 
-async def test_round_that_waits_for_devices_that_keep_state_says_so_once(tmp_path: Path) -> None:
-    """FedDyn on devices that may keep nothing: each is refused by name, and log and status name the cause."""
-    settings = a_run(tmp_path, training={"algorithm": "feddyn", "alpha": 0.1})
-    edge = EdgeSettings(folder=tmp_path, keeps_state=False)
+async def logs_of_waiting_for(
+    cause: str, folder: Path, training: dict[str, Any]
+) -> tuple[MutableMapping[str, Any], list[MutableMapping[str, Any]]]:
+    """Let five devices that may keep nothing wait for a minute; return the one warning, and each device's own line."""
+    edge = EdgeSettings(folder=folder, keeps_state=False)
     with structlog.testing.capture_logs() as logs:
-        async with Fleet(settings, LinearTask(), tmp_path, edge=edge) as fleet:
+        async with Fleet(a_run(folder, training=training), LinearTask(), folder, edge=edge) as fleet:
             fleet.start_aggregator()
             for i in range(5):
                 fleet.add(f"d{i}")
-            await fleet.until(lambda: fleet.status and "keep_no_state: 5" in fleet.status.causes)
+            await fleet.until(lambda: fleet.status and f"{cause}: 5" in fleet.status.causes)
             await asyncio.sleep(60.0)
             assert phase(fleet) == "waiting"
-    (said,) = [line for line in logs if line["event"] == "waiting_for_devices_that_keep_state"]
-    assert (said["refused"], said["have"], said["need"]) == (5, 0, 3)
+    (said,) = [line for line in logs if line["event"].startswith("waiting_for_devices")]
     away = [line for line in logs if line["event"] == "turned_away"]
+    assert (said["refused"], said["have"], said["need"]) == (5, 0, 3)
     assert len(away) == 5
-    assert {(line["reason"], "keeps_state" in line["what_to_do"]) for line in away} == {("state", True)}
     assert not [line for line in logs if line["event"] == "work_begun"]
+    return said, away
+
+
+async def test_round_that_waits_for_devices_that_keep_state_says_so_once(tmp_path: Path) -> None:
+    """FedDyn on devices that may keep nothing: each is refused by name, and log and status name the cause."""
+    said, away = await logs_of_waiting_for("keep_no_state", tmp_path, {"algorithm": "feddyn", "alpha": 0.1})
+    assert said["event"] == "waiting_for_devices_that_keep_state"
+    assert {(line["reason"], "keeps_state" in line["what_to_do"]) for line in away} == {("state", True)}
 
 
 async def test_devices_that_do_not_speak_the_codec_are_told_so_and_so_is_whoever_waits_for_them(tmp_path: Path) -> None:
     """Top-1-percent where nothing may be kept: devices' logs, the aggregator's and its status name cause and cure."""
-    settings = a_run(tmp_path, training={"codec": "top-1-percent"})
-    edge = EdgeSettings(folder=tmp_path, keeps_state=False)
-    with structlog.testing.capture_logs() as logs:
-        async with Fleet(settings, LinearTask(), tmp_path, edge=edge) as fleet:
-            fleet.start_aggregator()
-            for i in range(5):
-                fleet.add(f"d{i}")
-            await fleet.until(lambda: fleet.status and "refused_for_codec: 5" in fleet.status.causes)
-            await asyncio.sleep(60.0)
-    (said,) = [line for line in logs if line["event"] == "waiting_for_devices_that_speak_the_codec"]
-    assert (said["refused"], said["have"], said["need"]) == (5, 0, 3)
-    away = [line for line in logs if line["event"] == "turned_away"]
-    assert len(away) == 5
+    said, away = await logs_of_waiting_for("refused_for_codec", tmp_path, {"codec": "top-1-percent"})
+    assert said["event"] == "waiting_for_devices_that_speak_the_codec"
     assert {line["reason"] for line in away} == {"codec"}
     assert all("needs a device that keeps state" in line["detail"] for line in away)
     assert all("training.codec" in line["what_to_do"] for line in away)

@@ -28,7 +28,7 @@ from aggregator.phases import PauseCause
 from aggregator.reception import Reception
 from aggregator.round_machine import RoundMachine
 from aggregator.rule_settings import RuleSettings
-from aggregator.rules import OpenRound, cohort_rule, rule_of
+from aggregator.rules import OpenRound, load_cohort_rule, rule_of
 from aggregator.update_rows import UpdateRows
 from aggregator.uploads import Uploads
 from broker.transport import Message
@@ -86,15 +86,7 @@ class _AnyCodec(CodecChoice):
         super().__init__(settings, sizes_of(SPEC))
         self._rng = rng
 
-    def of(
-        self,
-        speaks: Collection[str],
-        *,
-        uplink_bytes_per_s: float | None,
-        seconds_left: float,
-        relative_weight: float = 1.0,
-        before: str = "",
-    ) -> str | None:
+    def of(self, speaks: Collection[str], **link: Any) -> str | None:
         """See `CodecChoice`; float32, which alone takes several chunks, as often as all others."""
         known = sorted(speaks)
         if not known:
@@ -141,14 +133,13 @@ class AggregatorWorld:
             tell=self._inbox.append,
         )
         self._words = Announcements(settings, run=RUN, machine=self.machine, instance="fuzz")
-        wanted = [RuleSettings.model_validate(each) for each in RULES]
         self._rules = [
             rule_of(
-                None if each.is_streaming else cohort_rule(each),
+                load_cohort_rule(RuleSettings.model_validate(each), folder),
                 partial(UpdateRows, folder),
                 is_trainable=SPEC.is_trainable,
             )
-            for each in wanted
+            for each in RULES
         ]
         self._sums: dict[int, OpenRound] = {}
         self._spent: dict[int, list[str]] = {}
